@@ -1,0 +1,41 @@
+# The two commands: `make repro` runs the pipeline, `make test` the tests. Both set up the environment first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup repro test lint params lock bench clean
+
+help: ## Tell what there is.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(BIN)/.installed ## Make .venv with the exact versions of requirements.lock.
+
+$(BIN)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, found " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock uv
+	$(BIN)/uv pip sync --quiet requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+repro: setup ## Run the pipeline; what is up to date is not run again.
+	dvc repro
+	tessera show
+
+test: setup ## Run the tests.
+	python -m pytest
+
+lint: setup ## Check style and types.
+	ruff check .
+	ruff format --check .
+	mypy
+
+params: setup ## Compose params.yaml from conf/.
+	python -m tessera.compose
+
+lock: setup ## Refresh requirements.lock to the newest versions that pyproject.toml allows.
+	uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml --output-file requirements.lock
+
+clean: ## Remove what runs leave behind, but for the environment and downloads.
+	rm -rf data report checkpoints .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Multimodal generative recommendation as a DVC pipeline."""

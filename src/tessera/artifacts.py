@@ -1,0 +1,137 @@
+"""Read and write what stages hand to each other; a file appears complete and as declared, or not at all."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from tessera.errors import ParamsError, TableError
+from tessera.schemas import Schema
+
+Content = TypeVar("Content")
+
+
+def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) -> pl.DataFrame:
+    """Return the Parquet table at path, or some columns of it; raise TableError if it is missing or not of schema."""
+    found = _opened(path, pl.read_parquet_schema)
+    _require(found, schema, path)
+    return pl.read_parquet(path, columns=columns or list(schema))
+
+
+def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
+    """Write table to path as Parquet; raise TableError if it is not of schema."""
+    with whole_file(path) as partial:
+        _checked(table, schema, path).write_parquet(partial)
+
+
+@contextmanager
+def table_writer(path: Path, schema: Schema) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Give a function that appends tables of schema to path; path appears when the block ends well.
+
+    For tables that are made piece by piece and need never be in memory as a whole.
+    """
+    declared = pl.DataFrame(schema=schema).to_arrow().schema
+    with whole_file(path) as partial, pq.ParquetWriter(partial, declared, compression="zstd") as writer:
+        yield lambda table: writer.write_table(_checked(table, schema, path).to_arrow().cast(declared))
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON document at path; raise TableError if it is missing or not JSON."""
+    return _opened(path, lambda file: json.loads(file.read_text()))
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write document to path as indented JSON; raise TableError on NaN or an infinity, which JSON has not."""
+    _refuse_non_finite(document, path.name)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; it becomes path when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder to fill; it replaces path when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def named_paths(options: list[str]) -> dict[str, Path]:
+    """Return the mapping that options of the form NAME=PATH spell, as in `--vectors text=data/text.parquet`.
+
+    Raises ParamsError for an option of another form or a name given twice.
+    """
+    paths: dict[str, Path] = {}
+    for option in options:
+        name, separator, path = option.partition("=")
+        if not (name and separator and path):
+            raise ParamsError(f"{option!r}: expected NAME=PATH")
+        if name in paths:
+            raise ParamsError(f"{option!r}: {name} was given twice")
+        paths[name] = Path(path)
+    return paths
+
+
+def _opened(path: Path, read: Callable[[Path], Content]) -> Content:
+    if not path.is_file():
+        raise TableError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
+    try:
+        return read(path)
+    except (pl.exceptions.PolarsError, ValueError, OSError) as error:
+        raise TableError(f"{path}: cannot be read: {error}") from error
+
+
+def _checked(table: pl.DataFrame, schema: Schema, path: Path) -> pl.DataFrame:
+    _require(table.schema, schema, path)
+    return table.select(list(schema))
+
+
+def _require(found: Mapping[str, Any], schema: Schema, path: Path) -> None:
+    if found.keys() != schema.keys() or any(not _fits(found[name], schema[name]) for name in schema):
+        raise TableError(f"{path}: expected columns {_spelled(schema)}, found {_spelled(found)}")
+
+
+def _fits(found: Any, declared: Any) -> bool:
+    if isinstance(declared, pl.Array):
+        return isinstance(found, pl.Array) and found.inner == declared.inner
+    return bool(found == declared)
+
+
+def _spelled(schema: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{name}: {dtype}" for name, dtype in schema.items()) + "}"
+
+
+def _refuse_non_finite(document: Any, where: str) -> None:
+    if isinstance(document, Mapping):
+        for key, value in document.items():
+            _refuse_non_finite(value, f"{where}: {key}")
+    elif isinstance(document, (list, tuple)):
+        for position, value in enumerate(document):
+            _refuse_non_finite(value, f"{where}[{position}]")
+    elif isinstance(document, float) and not math.isfinite(document):
+        raise TableError(f"{where}: expected a finite number, found {document}")

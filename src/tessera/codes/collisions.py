@@ -1,0 +1,301 @@
+"""Give every item an ID of its own.
+
+`reassign` is the rule of MQL4GRec (arXiv 2504.05314), which MACRec takes over, carried through to the end:
+
+- items with the same codes form a group; the one nearest to its last-level code keeps it (of equals, the first);
+- the others, in that order, each take the free last-level code that is nearest to their last residual;
+- where all are taken, the next nearest second-last code and then the nearest free last-level code under it;
+- groups come in lexicographic order of their codes; earlier levels never change; nobody gives way to a later one.
+
+Distances are those along the original path: to the codes of the last level from the residual there, to those of the
+second-last level from the residual there. Codes without a place (NaN in the codebook) come last, in code order.
+
+Why it is fast: each item that must move has a fixed order of preference over the IDs that begin as its own does, and
+wherever two meet, the same one of them comes first. The rule's outcome is then the one stable matching, and proposals
+in any order lead to it (Gale and Shapley, 1962): in each round every group makes one, all of them at once as arrays.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.errors import DataError
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+#: Codes are stored as 16-bit integers.
+LARGEST_CODEBOOK = 2**16
+
+#: Distances computed at one time: 8 MiB of them.
+BLOCK = 2**20
+
+#: Items that an error names.
+NAMED = 5
+
+#: The distance of a code without a place: farther than any other, nearer than one that is taken.
+_NOWHERE = np.finfo(np.float64).max
+
+
+Rule = Literal["reassign", "extra_code", "none"]
+
+
+class Paths(NamedTuple):
+    """The codes of all items as they were quantised, and what the distances along their paths are computed from."""
+
+    codes: Integers  # (N, L)
+    residuals: NDArray[np.float32]  # (N, d) before the second-last level; before the only one where L = 1
+    codebooks: NDArray[np.float32]  # (L, M, d); a code whose row is NaN has no place
+
+
+def resolve(paths: Paths, *, rule: Rule, names: Sequence[str]) -> Integers:
+    """Return codes without collisions by the rule of that name; `none` leaves (N, L) as it is.
+
+    Raises DataError, naming some items by names (N,), where an item cannot have an ID of its own.
+    """
+    if rule == "none":
+        return paths.codes.copy()
+    if rule == "extra_code":
+        codes = add_code(paths.codes, size=paths.codebooks.shape[1], names=names)
+    else:
+        codes = reassign(paths, names=names)
+    require_distinct(codes, names=names)
+    return codes
+
+
+def reassign(paths: Paths, *, names: Sequence[str]) -> Integers:
+    """Return distinct codes (N, L) by the rule above.
+
+    Of three items with the codes [0, 0], the nearest keeps [0, 0] and the next takes [0, 1], if M = 2; the last one
+    finds all of [0, _] taken and goes to [1, _], whichever is nearer to its last residual.
+
+    Raises DataError, naming some of the items by names (N,), where more of them begin alike than there are IDs that
+    begin so.
+    """
+    codes, size = paths.codes.copy(), paths.codebooks.shape[1]
+    places = _places(codes, size=size)
+    movers = _movers(paths, places)
+    if len(movers) == 0:
+        return codes
+    _require_room(codes, places, movers, size=size, names=names)
+    found = _Matching(paths, places, movers).places()
+    codes[movers, -1] = found % size
+    if codes.shape[1] > 1:
+        codes[movers, -2] = found // size % size
+    return codes
+
+
+def add_code(codes: Integers, *, size: int, names: Sequence[str]) -> Integers:
+    """Return codes (N, L + 1): one more level that numbers the items with the same codes (TIGER, arXiv 2305.05065).
+
+    Items are numbered in their order: codes [[4], [4], [7]] become [[4, 0], [4, 1], [7, 0]].
+
+    Raises DataError where more items share their codes than a level has codes, which is `size`.
+    """
+    places = _places(codes, size=size)
+    order = np.argsort(places, kind="stable")
+    starts = np.flatnonzero(np.diff(places[order], prepend=-1))
+    lengths = np.diff(starts, append=len(order))
+    if len(lengths) and lengths.max() > size:
+        group = order[starts[lengths.argmax()] :][: lengths.max()]
+        raise DataError(
+            f"quant.codebook_size: expected at most {size} items with the same codes, so that one more code can tell "
+            f"them apart, found {len(group)}: {_some(group, names)}"
+        )
+    numbers = np.empty_like(order)
+    numbers[order] = np.arange(len(order)) - np.repeat(starts, lengths)
+    return np.column_stack([codes, numbers])
+
+
+def require_distinct(codes: Integers, *, names: Sequence[str]) -> None:
+    """Raise DataError, naming some, where two items have the same codes (N, L)."""
+    _, first, inverse = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+    repeated = np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(codes)))
+    if len(repeated):
+        raise DataError(
+            f"expected an ID of its own for each of {len(codes)} items, found {len(repeated)} that have another's: "
+            f"{_some(repeated, names)}"
+        )
+
+
+class _Matching:
+    """The movers' proposals and who holds which ID.
+
+    Movers (K,) are numbered in the order of the rule; `urgency` is higher the earlier one is, 0 for an ID that nobody
+    holds and K + 1 for one whose item keeps it. A bucket is all IDs that differ in the last code only; `table` has a
+    row (M,) for each bucket that a mover can come to. `least` (R,) is the smallest urgency in a row.
+    """
+
+    def __init__(self, paths: Paths, places: Integers, movers: Integers) -> None:
+        self.size = paths.codebooks.shape[1]
+        self.paths, self.movers = paths, movers
+        self.original = places[movers]
+        self.urgency = np.arange(len(movers), 0, -1, dtype=np.int32)
+        self.last = _Distances(paths.codebooks[-1])
+        self.second_last = _Distances(paths.codebooks[-2]) if len(paths.codebooks) > 1 else None
+        buckets = places // self.size
+        self.buckets = self._reachable(buckets)
+        # Zeros cost no memory before they are written: few of the rows that can be reached ever are.
+        self.table = np.zeros((len(self.buckets), self.size), dtype=np.int32)
+        self.own = np.searchsorted(self.buckets, buckets[movers])
+        self.least = np.zeros(len(self.buckets), dtype=np.int32)
+        self._keep(places)
+
+    def places(self) -> Integers:
+        """Return the place (K,) that each mover ends up with."""
+        heads = np.flatnonzero(np.diff(self.original, prepend=-1))
+        follows = np.append(np.diff(self.original) == 0, False)  # the next mover is of the same group, and waits
+        held = np.empty(len(self.movers), dtype=np.int64)
+        while len(heads):
+            slots = self._proposals(heads)
+            before = self.table.reshape(-1)[slots]
+            np.maximum.at(self.table.reshape(-1), slots, self.urgency[heads])
+            won = self.table.reshape(-1)[slots] == self.urgency[heads]
+            winners, displaced = heads[won], before[won]
+            held[winners] = slots[won]
+            self._watch(slots[won] // self.size)
+            next_ones = winners[follows[winners]] + 1
+            follows[winners] = False
+            heads = np.concatenate([heads[~won], len(self.movers) - displaced[displaced > 0], next_ones])
+        return self.buckets[held // self.size] * self.size + held % self.size
+
+    def _reachable(self, buckets: Integers) -> Integers:
+        """Return, sorted, the movers' own buckets and, where one overflows, all of those that begin as it does."""
+        own, counts = np.unique(buckets, return_counts=True)
+        overflowing = np.unique(own[counts > self.size] // self.size)
+        others = (overflowing[:, None] * self.size + np.arange(self.size)).reshape(-1)
+        return np.union1d(self.original // self.size, others if self.second_last else others[:0])
+
+    def _keep(self, places: Integers) -> None:
+        """Enter the IDs that the items which do not move keep."""
+        rows = np.searchsorted(self.buckets, places // self.size).clip(max=len(self.buckets) - 1)
+        inside = self.buckets[rows] == places // self.size
+        self.table[rows[inside], places[inside] % self.size] = len(self.movers) + 1
+        self._watch(np.unique(rows[inside]))
+
+    def _watch(self, rows: Integers) -> None:
+        """Bring `least` up to date for rows that have changed."""
+        self.least[rows] = self.table[rows].min(axis=1)
+
+    def _proposals(self, heads: Integers) -> Integers:
+        """Return, for each of the movers heads, the slot (row * M + code) that it likes best of those open to it."""
+        rows = self.own[heads]
+        closed = self.least[rows] >= self.urgency[heads]
+        if closed.any():
+            rows[closed] = self._other_rows(heads[closed])
+        slots = np.empty(len(heads), dtype=np.int64)
+        step = max(1, BLOCK // self.size)
+        for start in range(0, len(heads), step):
+            part = slice(start, start + step)
+            distances = self.last.of(_last_residuals(self.paths, self.movers[heads[part]]))
+            distances[self.table[rows[part]] >= self.urgency[heads[part], None]] = np.inf
+            slots[part] = rows[part] * self.size + distances.argmin(axis=1)
+        return slots
+
+    def _other_rows(self, heads: Integers) -> Integers:
+        """Return the row of the bucket that each of heads, whose own is closed to it, likes best of those open."""
+        assert self.second_last is not None  # noqa: S101 - one bucket alone has room for all, or _require_room raised
+        rows = np.empty(len(heads), dtype=np.int64)
+        step = max(1, BLOCK // self.size)
+        for start in range(0, len(heads), step):
+            part = heads[start : start + step]
+            first = self.original[part] // self.size // self.size * self.size
+            alike = np.searchsorted(self.buckets, first)[:, None] + np.arange(self.size)
+            distances = self.second_last.of(self.paths.residuals[self.movers[part]])
+            distances[self.least[alike] >= self.urgency[part, None]] = np.inf
+            rows[start : start + step] = alike[:, 0] + distances.argmin(axis=1)
+        return rows
+
+
+class _Distances:
+    """Squared distances to the codes of one level, but for the part |r|^2 that is the same for all of them."""
+
+    def __init__(self, codebook: NDArray[np.float32]) -> None:
+        codes = codebook.astype(np.float64)
+        placed = ~np.isnan(codes.sum(axis=1))
+        self.codes = np.where(placed[:, None], codes, 0)
+        self.squares = np.where(placed, np.square(self.codes).sum(axis=1), _NOWHERE)
+
+    def of(self, residuals: NDArray[np.float32]) -> Floats:
+        """Return |e|^2 - 2 r e, of shape (B, M), for residuals r (B, d)."""
+        distances = residuals.astype(np.float64) @ self.codes.T
+        distances *= -2
+        distances += self.squares
+        return distances
+
+
+def _places(codes: Integers, *, size: int) -> Integers:
+    """Return codes (N, L) as one number an item (N,), in the same order; the last two codes are its last two digits.
+
+    Base M; what comes before the last two digits is a number of what the codes there mean, not their digits, where
+    digits would not fit.
+    """
+    place = np.zeros(len(codes), dtype=np.int64)
+    for level in range(codes.shape[1] - 2):
+        place = _fitting(place, factor=size) * size + codes[:, level]
+    place = _fitting(place, factor=size**2)
+    for level in range(max(codes.shape[1] - 2, 0), codes.shape[1]):
+        place = place * size + codes[:, level]
+    return place
+
+
+def _fitting(numbers: Integers, *, factor: int) -> Integers:
+    """Return numbers, or their ranks where numbers times factor would be too large for 64 bits."""
+    if len(numbers) and (int(numbers.max()) + 1) * factor > np.iinfo(np.int64).max:
+        return np.unique(numbers, return_inverse=True)[1].reshape(-1)
+    return numbers
+
+
+def _movers(paths: Paths, places: Integers) -> Integers:
+    """Return the items (K,) that cannot keep their codes, in the order of the rule."""
+    order = np.argsort(places)
+    repeats = np.diff(places[order]) == 0
+    colliding = np.sort(order[np.append(repeats, False) | np.insert(repeats, 0, False)])
+    distances = _own_distances(paths, colliding)
+    colliding = colliding[np.lexsort((distances, places[colliding]))]  # stable: of equals, the first item
+    return colliding[np.diff(places[colliding], prepend=-1) == 0]
+
+
+def _own_distances(paths: Paths, items: Integers) -> Floats:
+    """Return the squared distance (B,) of each of items from its own last-level code."""
+    distances = np.empty(len(items))
+    step = max(1, BLOCK // max(paths.codebooks.shape[2], 1))
+    for start in range(0, len(items), step):
+        part = items[start : start + step]
+        own = paths.codebooks[-1][paths.codes[part, -1]].astype(np.float64)
+        distances[start : start + step] = np.square(_last_residuals(paths, part) - own).sum(axis=1)
+    return distances
+
+
+def _last_residuals(paths: Paths, items: Integers) -> NDArray[np.float32]:
+    """Return what is left of items (B,) for the last level: (B, d)."""
+    residuals = paths.residuals[items]
+    if len(paths.codebooks) > 1:
+        residuals -= paths.codebooks[-2][paths.codes[items, -2]]
+    return residuals
+
+
+def _require_room(codes: Integers, places: Integers, movers: Integers, *, size: int, names: Sequence[str]) -> None:
+    """Raise DataError if more items have the same codes before the last two than the last two can tell apart."""
+    changing = min(codes.shape[1], 2)
+    room = size**changing
+    if len(codes) <= room:
+        return
+    alike, counts = np.unique(places // room, return_counts=True)
+    too_many = dict(zip(alike[counts > room].tolist(), (counts[counts > room] - room).tolist(), strict=True))
+    if not too_many:
+        return
+    begins = places[movers] // room
+    homeless = np.concatenate([movers[begins == begin][-excess:] for begin, excess in too_many.items()])
+    raise DataError(
+        f"quant.codebook_size: expected an ID for each of {len(codes)} items, found none for {len(homeless)}: "
+        f"{_some(homeless, names)}; {size} codes on {changing} levels make {room} IDs, and up to {counts.max()} items "
+        f"have the same first {codes.shape[1] - changing} codes"
+    )
+
+
+def _some(items: Integers, names: Sequence[str]) -> str:
+    named = ", ".join(str(names[item]) for item in items[:NAMED])
+    return f"{named}, ..." if len(items) > NAMED else named

@@ -1,0 +1,321 @@
+"""Learn a quantizer from the vectors and pseudo-labels of all items."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Literal, NamedTuple
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from tessera.codes.kmeans import POINTS_PER_CLUSTER, residual_kmeans
+from tessera.codes.losses import ABSENT, Losses, Objective, identifier_loss
+from tessera.codes.quantizer import (
+    Architecture,
+    CrossModalQuantizer,
+    ModalityQuantizer,
+    Quantized,
+    initialise_layers,
+    rows_in_block,
+)
+from tessera.errors import DataError
+
+Initialisation = Literal["kmeans", "random"]
+
+#: Takes the epochs and gives them back one by one, telling the user how far the training is.
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+#: Vectors that take at most this share of a GPU's free memory are kept there.
+RESIDENT_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn, named as in params.yaml."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    initialisation: Initialisation
+    replace_dead_after: int
+
+
+class Fitted(NamedTuple):
+    """A trained quantizer and how its training went."""
+
+    quantizer: CrossModalQuantizer
+    history: pl.DataFrame  # one row an epoch: every loss term, and the codes used and replaced by modality and level
+
+
+class _Batch(NamedTuple):
+    """Some items, on the device."""
+
+    vectors: dict[str, Tensor]  # modality -> (B, D)
+    labels: dict[str, Tensor]  # modality -> (B,)
+    draws: dict[tuple[str, str], Tensor]  # ordered pair of modalities -> (B,) uniform in [0, 1)
+
+
+def fit(
+    vectors: Mapping[str, Tensor],
+    labels: Mapping[str, Tensor],
+    *,
+    architecture: Architecture,
+    objective: Objective,
+    schedule: Schedule,
+    generator: torch.Generator,
+    device: torch.device,
+    progress: Progress = iter,
+) -> Fitted:
+    """Return the quantizer of architecture that fits vectors (N, D) and labels (N,) of every modality.
+
+    A label is losses.ABSENT where the item lacks the modality; such an item gets codes like every other, but takes
+    no part in L_con and L_align. `generator` belongs to the CPU, whatever the device. `rkmeans` learns nothing by
+    epochs: its history is one look at the result.
+
+    Raises DataError where vectors and labels do not fit each other or are not finite, and where the loss leaves the
+    finite numbers.
+    """
+    _require_fitting(vectors, labels, architecture)
+    quantizer = CrossModalQuantizer(architecture)
+    initialise_layers(quantizer, generator=generator)
+    for modality in quantizer.modalities:
+        _standardise(quantizer.of(modality), modality, vectors[modality], present=labels[modality] != ABSENT)
+    quantizer.to(device)
+    items = _Items(quantizer.modalities, vectors, labels, device=device)
+    for modality in quantizer.modalities:
+        _place_codes(quantizer, modality, items, schedule.initialisation, generator=generator)
+    if architecture.method == "rkmeans":
+        alone = replace(objective, lambda_con=0.0, lambda_align=0.0)
+        rows = [_look(quantizer, items, objective=alone, schedule=schedule, generator=generator)]
+    else:
+        rows = list(_epochs(quantizer, items, progress, objective=objective, schedule=schedule, generator=generator))
+    return Fitted(quantizer.eval(), _history(rows))
+
+
+class _Items:
+    """The vectors and labels of all N items, near enough to the device to be drawn from."""
+
+    def __init__(
+        self,
+        modalities: tuple[str, ...],
+        vectors: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        *,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self.vectors = {modality: vectors[modality] for modality in modalities}
+        if _fit_on(device, self.vectors.values()):
+            self.vectors = {modality: tensor.to(device) for modality, tensor in self.vectors.items()}
+        self.labels = {modality: labels[modality].to(device) for modality in modalities}
+        self.count = len(next(iter(self.vectors.values())))
+
+    def rows(self, modality: str, rows: Tensor) -> Tensor:
+        """Return some rows (B,) of the vectors of a modality, on the device."""
+        vectors = self.vectors[modality]
+        return vectors[rows.to(vectors.device)].to(self.device, non_blocking=True)
+
+    def batches(self, size: int, *, generator: torch.Generator) -> Iterator[_Batch]:
+        """Yield all items in a new order, in the fewest batches of at most size items, equal to within one item."""
+        pairs = tuple(permutations(self.vectors, 2))
+        draws = torch.rand(len(pairs), self.count, generator=generator).to(self.device)
+        order = torch.randperm(self.count, generator=generator)
+        homes = {vectors.device for vectors in self.vectors.values()} | {self.device}
+        orders = {home: order.to(home).tensor_split(-(-self.count // size)) for home in homes}
+        start = 0
+        for number, rows in enumerate(orders[self.device]):
+            end = start + len(rows)
+            yield _Batch(
+                {m: self.rows(m, orders[vectors.device][number]) for m, vectors in self.vectors.items()},
+                {m: labels[rows] for m, labels in self.labels.items()},
+                {pair: draws[row, start:end] for row, pair in enumerate(pairs)},
+            )
+            start = end
+
+
+class _Tally:
+    """What an epoch adds up to; its numbers stay on the device, so that no step waits for them."""
+
+    def __init__(self, quantizer: CrossModalQuantizer, device: torch.device) -> None:
+        shape = (quantizer.architecture.levels, quantizer.architecture.codebook_size)
+        self.used = {m: torch.zeros(shape, dtype=torch.bool, device=device) for m in quantizer.modalities}
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, quantized: Mapping[str, Quantized], losses: Losses) -> None:
+        """Count a batch in."""
+        items = len(next(iter(quantized.values())).codes)
+        weighted = torch.stack(list(losses.terms.values())) * items
+        for name, value in zip(losses.terms, weighted, strict=True):
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        for modality, used in self.used.items():
+            used.scatter_(1, quantized[modality].codes.T, value=True)
+
+    def row(self, items: int) -> dict[str, Tensor]:
+        """Return the mean of every term over items, and how many codes each level used."""
+        return {name: value / items for name, value in self.sums.items()} | _by_level("used", self.used)
+
+
+def _epochs(
+    quantizer: CrossModalQuantizer,
+    items: _Items,
+    progress: Progress,
+    *,
+    objective: Objective,
+    schedule: Schedule,
+    generator: torch.Generator,
+) -> Iterator[dict[str, Tensor]]:
+    """Train, and yield the history's row after each epoch."""
+    optimizer = torch.optim.AdamW(
+        quantizer.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True
+    )
+    shape = (quantizer.architecture.levels, quantizer.architecture.codebook_size)
+    unused = {m: torch.zeros(shape, dtype=torch.int64, device=items.device) for m in quantizer.modalities}
+    quantizer.train()
+    for _ in progress(range(schedule.epochs)):
+        tally = _Tally(quantizer, items.device)
+        for batch in items.batches(schedule.batch_size, generator=generator):
+            quantized = quantizer(batch.vectors)
+            losses = identifier_loss(quantized, batch.labels, batch.draws, objective=objective)
+            optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+            optimizer.step()
+            tally.add(quantized, losses)
+        dead = _dead(unused, tally.used, limit=schedule.replace_dead_after)
+        _replace(dead, quantizer, quantized, generator=generator)
+        yield tally.row(items.count) | _by_level("replaced", dead)
+
+
+@torch.no_grad()
+def _look(
+    quantizer: CrossModalQuantizer,
+    items: _Items,
+    *,
+    objective: Objective,
+    schedule: Schedule,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Return the history's row of an epoch in which nothing is learned."""
+    tally = _Tally(quantizer, items.device)
+    for batch in items.batches(schedule.batch_size, generator=generator):
+        quantized = quantizer(batch.vectors)
+        tally.add(quantized, identifier_loss(quantized, batch.labels, batch.draws, objective=objective))
+    return tally.row(items.count)
+
+
+def _dead(unused: Mapping[str, Tensor], used: Mapping[str, Tensor], *, limit: int) -> dict[str, Tensor]:
+    """Count in unused (L, M) one more epoch for the codes not used (L, M); return those (L, M) that reach the limit.
+
+    Their count starts anew. With a limit of 0 no code is ever dead.
+    """
+    dead = {}
+    for modality, epochs in unused.items():
+        epochs.add_(1).masked_fill_(used[modality], 0)
+        dead[modality] = (epochs >= limit) & (limit > 0)
+        epochs.masked_fill_(dead[modality], 0)
+    return dead
+
+
+@torch.no_grad()
+def _replace(
+    dead: Mapping[str, Tensor],
+    quantizer: CrossModalQuantizer,
+    last: Mapping[str, Quantized],
+    *,
+    generator: torch.Generator,
+) -> None:
+    """Put each dead code on the residual, at its level, of a random item of the last batch."""
+    for modality, marks in dead.items():
+        codebooks, residuals = quantizer.of(modality).codebooks, last[modality].residuals  # (L, M, d), (L, B, d)
+        order = torch.randperm(residuals.shape[1], generator=generator)
+        drawn = order[torch.arange(codebooks.shape[1]) % len(order)].to(residuals.device)  # (M,)
+        codebooks.copy_(torch.where(marks[..., None], residuals[:, drawn], codebooks))
+
+
+@torch.no_grad()
+def _place_codes(
+    quantizer: CrossModalQuantizer,
+    modality: str,
+    items: _Items,
+    initialisation: Initialisation,
+    *,
+    generator: torch.Generator,
+) -> None:
+    """Give a modality its first codebooks (L, M, d): k-means of the first residuals, or uniform in +-1/M.
+
+    The k-means see at most POINTS_PER_CLUSTER items a code, drawn at random.
+    """
+    part, size = quantizer.of(modality), quantizer.architecture.codebook_size
+    if quantizer.architecture.method == "rqvae" and initialisation == "random":
+        drawn = torch.rand(part.codebooks.shape, generator=generator)
+        part.codebooks.copy_((2 * drawn - 1) / size)
+        return
+    sample = torch.randperm(items.count, generator=generator)[: POINTS_PER_CLUSTER * size]
+    blocks = sample.split(rows_in_block(max(part.widths)))
+    points = torch.cat([part.latents(items.rows(modality, rows)) for rows in blocks])
+    part.codebooks.copy_(residual_kmeans(points, levels=len(part.codebooks), size=size, generator=generator))
+
+
+def _standardise(part: ModalityQuantizer, modality: str, vectors: Tensor, *, present: Tensor) -> None:
+    """Set the centre and scale of part from those of vectors (N, D) that are present (N,), block by block.
+
+    The items without the modality hold the mean: to the network they are 0.
+    """
+    blocks = rows_in_block(vectors.shape[1])
+    count = int(present.sum())
+    if count == 0:
+        raise DataError(f"{modality}: expected an item that has this modality, found none among {len(vectors)}")
+
+    def parts() -> Iterator[Tensor]:
+        pairs = zip(vectors.split(blocks), present.split(blocks), strict=True)
+        return (rows.double()[kept.to(rows.device)] for rows, kept in pairs)
+
+    centre = torch.stack([rows.sum(0) for rows in parts()]).sum(0) / count
+    variance = torch.stack([(rows - centre).square().mean(1).sum() for rows in parts()]).sum() / count
+    if not torch.isfinite(variance):
+        raise DataError(f"{modality}: expected finite vectors, found some that are not")
+    part.centre.copy_(centre)
+    part.scale.copy_(variance.sqrt() if variance > 0 else torch.ones(()))
+
+
+def _require_fitting(vectors: Mapping[str, Tensor], labels: Mapping[str, Tensor], architecture: Architecture) -> None:
+    """Raise DataError unless every modality has vectors of its width and labels, all for the same number of items."""
+    for modality in architecture.widths:
+        if modality not in vectors or modality not in labels:
+            missing = "labels" if modality in vectors else "vectors"
+            raise DataError(f"{modality}: expected vectors and labels, found no {missing}")
+    items = len(vectors[next(iter(architecture.widths))])
+    for modality, width in architecture.widths.items():
+        found, labelled = tuple(vectors[modality].shape), len(labels[modality])
+        if found != (items, width) or labelled != items:
+            raise DataError(
+                f"{modality}: expected {items} vectors of width {width} and as many labels, "
+                f"found vectors of shape {found} and {labelled} labels"
+            )
+
+
+def _fit_on(device: torch.device, tensors: Iterable[Tensor]) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return sum(tensor.nbytes for tensor in tensors) <= RESIDENT_SHARE * free
+
+
+def _by_level(name: str, marks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the number of marks (L, M) at each level of each modality, named."""
+    return {f"{name}_{m}_{level}": count for m, marked in marks.items() for level, count in enumerate(marked.sum(1))}
+
+
+def _history(rows: list[dict[str, Tensor]]) -> pl.DataFrame:
+    """Return the rows as a table, epochs counted from 1; raise DataError where a loss is not finite."""
+    numbers = torch.stack([torch.stack([value.float() for value in row.values()]) for row in rows]).cpu()
+    table = pl.DataFrame(numbers.numpy(), schema=list(rows[0]))
+    table = table.with_columns(pl.col("^(used|replaced)_.*$").cast(pl.Int64)).with_row_index("epoch", offset=1)
+    diverged = table.filter(~pl.col("total").is_finite())
+    if not diverged.is_empty():
+        raise DataError(
+            f"quant.lr: expected a rate at which the loss stays finite, found {diverged['total'][0]} "
+            f"in epoch {diverged['epoch'][0]}"
+        )
+    return table

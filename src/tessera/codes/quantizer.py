@@ -1,0 +1,156 @@
+"""The cross-modal residual quantizer: what turns the vectors of an item into one short code sequence a modality.
+
+MACRec (arXiv 2511.15122, section "Cross-modal residual quantisation"); the residual quantisation itself is that of
+RQ-VAE as TIGER uses it (arXiv 2305.05065, section 3.1). Residual k-means is the same object without a network: its
+encoder and decoder are the identity and its codes have the width of the vectors.
+
+Gradients: the codebooks learn from L_rq alone. The code that a residual loses is detached, so that L_con reaches the
+encoder through every residual; L_recon and L_align reach it straight through the summed codes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tessera.errors import CheckpointError
+
+Method = Literal["rqvae", "rkmeans"]
+
+#: Rows times codes that one block of distances may hold: 64 MiB of floats, whatever the number of items.
+BLOCK = 2**24
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What has to be known to build a quantizer before its weights are there.
+
+    `widths` maps each modality to the width D of its vectors. `latent_dim` and `hidden` mean nothing to `rkmeans`.
+    """
+
+    method: Method
+    widths: dict[str, int]
+    levels: int
+    codebook_size: int
+    latent_dim: int
+    hidden: tuple[int, ...]
+
+
+class Quantized(NamedTuple):
+    """What became of a batch of vectors of one modality."""
+
+    codes: Tensor  # (B, L) int64
+    residuals: Tensor  # (L, B, d): what each level had to quantise
+    code_vectors: Tensor  # (L, B, d): what each level chose for it
+    summed: Tensor  # (B, d): the sum of the code vectors; its gradient goes straight through to the encoder
+    scaled: Tensor  # (B, D): the vectors as the encoder saw them
+    reconstruction: Tensor  # (B, D)
+
+
+class ModalityQuantizer(nn.Module):
+    """Encoder, codebooks (L, M, d) and decoder of one modality.
+
+    Vectors come in as they are: `centre` (D,) and `scale` () belong to the weights, and make them of zero mean and
+    of unit mean square per feature. One scale for all features keeps the geometry that the codes are to tell of.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int, architecture: Architecture) -> None:
+        super().__init__()
+        is_network = architecture.method == "rqvae"
+        #: Of the vectors, the layers and the codes; the decoder mirrors them.
+        self.widths = (width, *architecture.hidden, architecture.latent_dim) if is_network else (width,)
+        self.encoder: nn.Module = _perceptron(self.widths) if is_network else nn.Identity()
+        self.decoder: nn.Module = _perceptron(self.widths[::-1]) if is_network else nn.Identity()
+        self.codebooks = nn.Parameter(torch.zeros(architecture.levels, architecture.codebook_size, self.widths[-1]))
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+
+    def scaled(self, vectors: Tensor) -> Tensor:
+        """Return vectors (B, D) as the encoder sees them."""
+        return (vectors - self.centre) / self.scale
+
+    def latents(self, vectors: Tensor) -> Tensor:
+        """Return the encoder's output (B, d) for vectors (B, D)."""
+        latents: Tensor = self.encoder(self.scaled(vectors))
+        return latents
+
+    def forward(self, vectors: Tensor) -> Quantized:
+        """Quantise vectors (B, D) and reconstruct them from their codes."""
+        scaled = self.scaled(vectors)
+        latents = self.encoder(scaled)  # (B, D) -> (B, d)
+        codes, residuals, code_vectors = self.quantise(latents)
+        summed = latents + (code_vectors.sum(0) - latents).detach()
+        return Quantized(codes, residuals, code_vectors, summed, scaled, self.decoder(summed))
+
+    def quantise(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the codes (B, L), residuals (L, B, d) and code vectors (L, B, d) of latents (B, d).
+
+        r_0 = z, c_l = the code nearest to r_l, r_{l+1} = r_l - e_{l, c_l} (MACRec; TIGER, section 3.1).
+        """
+        codes, residuals, code_vectors = [], [latents], []
+        for codebook in self.codebooks:
+            codes.append(nearest(residuals[-1].detach(), codebook.detach()))
+            code_vectors.append(functional.embedding(codes[-1], codebook))
+            residuals.append(residuals[-1] - code_vectors[-1].detach())
+        return torch.stack(codes, 1), torch.stack(residuals[:-1]), torch.stack(code_vectors)
+
+
+class CrossModalQuantizer(nn.Module):
+    """One quantizer a modality, in the order of the architecture's widths; they meet only in the losses."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        # A list, since a ModuleDict refuses the names of its own methods: `items` may well be a modality.
+        self.parts = nn.ModuleList(ModalityQuantizer(width, architecture) for width in architecture.widths.values())
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in order."""
+        return tuple(self.architecture.widths)
+
+    def of(self, modality: str) -> ModalityQuantizer:
+        """Return the quantizer of one modality; raise CheckpointError where there is none."""
+        if modality not in self.architecture.widths:
+            raise CheckpointError(f"quantizer: expected modality {modality}, found {', '.join(self.modalities)}")
+        part = self.parts[self.modalities.index(modality)]
+        assert isinstance(part, ModalityQuantizer)  # noqa: S101 - for the type checker
+        return part
+
+    def forward(self, vectors: Mapping[str, Tensor]) -> dict[str, Quantized]:
+        """Quantise vectors (B, D) of every modality."""
+        return {modality: self.of(modality)(vectors[modality]) for modality in self.modalities}
+
+
+def nearest(points: Tensor, places: Tensor) -> Tensor:
+    """Return for each of points (B, d) the index (B,) of the nearest of places (M, d); the first one of equals."""
+    # |p - q|^2 without the |p|^2 that all places share.
+    return torch.addmm(places.square().sum(1), points, places.T, alpha=-2).argmin(1)
+
+
+def rows_in_block(columns: int) -> int:
+    """Return how many rows of so many columns a block of bounded size holds; at least one."""
+    return max(1, BLOCK // columns)
+
+
+def initialise_layers(quantizer: CrossModalQuantizer, *, generator: torch.Generator) -> None:
+    """Give every linear layer Xavier-normal weights (the released code's choice) and zero biases."""
+    for module in quantizer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight, generator=generator)
+            nn.init.zeros_(module.bias)
+
+
+def _perceptron(widths: tuple[int, ...]) -> nn.Sequential:
+    """Return linear layers of the given widths with a ReLU between each two, their weights not yet set."""
+    layers: list[nn.Module] = []
+    for inner, outer in pairwise(widths):
+        layers += [nn.utils.skip_init(nn.Linear, inner, outer), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

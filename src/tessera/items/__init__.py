@@ -1,0 +1,1 @@
+"""What are the items? Sources, the k-core, splits, encoders and clusters."""

@@ -1,0 +1,266 @@
+"""From raw reviews to interactions dense enough to learn from, in an order that no tie leaves to chance.
+
+An interaction is a pair of user and item that occurs once. Columns ending in `_key` hold the source's names;
+`user` and `item` hold dense integers. N is the number of interactions.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tessera.errors import DataError
+
+Integers = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+Sizes = dict[str, int]  # users, items, interactions
+
+#: The splits that `leave_one_out` gives.
+SPLITS = ("train", "valid", "test")
+
+#: What leave-one-out holds out, by place from the end; and the fewest interactions that leave a history before them.
+HELD_OUT = {1: "test", 2: "valid"}
+SHORTEST_EVALUATED = len(HELD_OUT) + 1
+
+#: 64-bit FNV-1a (RFC 9923, section 5) and the finaliser of SplitMix64 (Steele, Lea, Flood 2014): shift, factor.
+FNV_OFFSET = np.uint64(0xCBF29CE484222325)
+FNV_PRIME = np.uint64(0x00000100000001B3)
+SPLITMIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+
+
+def rated_at_least(reviews: pl.DataFrame, *, min_rating: float | None) -> pl.DataFrame:
+    """Return the reviews rated min_rating or better; None returns all, rated or not."""
+    if min_rating is None:
+        return reviews
+    return reviews.filter(pl.col("rating").fill_nan(None) >= min_rating)
+
+
+def distinct_interactions(reviews: pl.DataFrame, *, min_rating: float | None) -> pl.DataFrame:
+    """Return the reviews (user_key, item_key, time, rating, row) with each pair of user and item once, in their order.
+
+    Of a user's reviews of one item the earliest stays, and of those at one time the first in the file. Reviews
+    below min_rating are gone before: they are no interactions, and so no repeats.
+
+    A user who reviews x at time 5 and again at time 3 keeps the review at time 3.
+    """
+    reviews = rated_at_least(reviews, min_rating=min_rating)
+    pairs = reviews.select("time", "row", user=_codes(reviews["user_key"]), item=_codes(reviews["item_key"]))
+    ordered = pairs.with_row_index("at").sort("user", "item", "time", "row", nulls_last=True)
+    is_first = (pl.col("user") != pl.col("user").shift()) | (pl.col("item") != pl.col("item").shift())
+    return reviews[ordered.filter(is_first.fill_null(True))["at"].sort()]
+
+
+def k_core(interactions: pl.DataFrame, *, k: int) -> pl.DataFrame:
+    """Drop users and items (user_key, item_key) with fewer than k interactions, until none is left to drop.
+
+    Dropping an item can push a user below k, so one pass is not enough: users {A: [x, y], B: [x]} with k=2 end
+    empty, not with A's two rows. What remains is the largest part in which all have k, so the order of dropping
+    does not matter.
+
+    Work is linear in N, however long the chain of drops: after the first look, only the rows of users and items
+    that have just fallen below k are visited. Rows must be distinct pairs, and keep their order.
+    """
+    sides = [_Side(interactions["user_key"]), _Side(interactions["item_key"])]
+    kept = np.ones(interactions.height, dtype=bool)
+    lost = np.flatnonzero(np.logical_or.reduce([side.left[side.owner] < k for side in sides]))
+    while lost.size:
+        kept[lost] = False
+        doomed = np.concatenate([side.lose(lost, k=k) for side in sides])
+        lost = np.unique(doomed[kept[doomed]])
+    return interactions.filter(kept)
+
+
+class _Side:
+    """The users, or the items, of N interactions: whose each row is, and how many rows each has left."""
+
+    def __init__(self, keys: pl.Series) -> None:
+        self.owner = _codes(keys).to_numpy()
+        self.left: Integers = np.bincount(self.owner)
+        self.sizes = self.left.copy()
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        self.rows: Integers = np.argsort(self.owner, kind="stable")
+
+    def lose(self, rows: Integers, *, k: int) -> Integers:
+        """Count rows as gone; return every row, gone or not, of those whom this pushes below k."""
+        owners = self.owner[rows]
+        had_enough = self.left[owners] >= k
+        np.subtract.at(self.left, owners, 1)
+        fallen = np.unique(owners[had_enough & (self.left[owners] < k)])
+        sizes = self.sizes[fallen]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return self.rows[np.repeat(self.starts[fallen], sizes) + within]
+
+
+def _codes(keys: pl.Series) -> pl.Series:
+    """Return a number for each key, the same for the same key: 0 for the first, 1 for the next that differs."""
+    return pl.Series(keys.to_arrow().dictionary_encode().indices).cast(pl.Int64)
+
+
+class Filtered(NamedTuple):
+    """What a part of the filter leaves, and what it takes."""
+
+    interactions: pl.DataFrame
+    dropped: dict[str, Sizes]  # by reason
+
+
+def dense_interactions(reviews: pl.DataFrame, *, min_rating: float | None, k: int) -> Filtered:
+    """Return the k-core of the distinct interactions, whatever is known of the items.
+
+    Raises DataError, naming the parameter and what there was before, where nothing is left.
+    """
+    if reviews.is_empty():
+        raise DataError("reviews: expected at least one, found none")
+    return _filtered(
+        reviews,
+        _Step("below_min_rating", f"filter.min_rating = {min_rating}", partial(rated_at_least, min_rating=min_rating)),
+        _Step("repeats", "distinct pairs", partial(distinct_interactions, min_rating=None)),
+        _Step("k_core", f"filter.k = {k}", partial(k_core, k=k)),
+    )
+
+
+def interactions_with(interactions: pl.DataFrame, present: Mapping[str, pl.Series], *, k: int) -> Filtered:
+    """Return the k-core of the interactions with items whose key is among the present ones of each modality.
+
+    Of the k-core of all interactions this gives what it gives of all interactions: users and items that have k
+    among the required items have k among all, so the first k-core drops none of them. That is why only items of a
+    first k-core need their picture fetched.
+
+    Raises DataError, naming the parameter and what there was before, where nothing is left.
+    """
+    required = f"filter.required = [{', '.join(present)}]"
+    return _filtered(
+        interactions,
+        *(_Step(f"without_{modality}", required, partial(_among, keys=keys)) for modality, keys in present.items()),
+        _Step("k_core_of_rest", f"filter.k = {k} after {required}", partial(k_core, k=k)),
+    )
+
+
+class _Step(NamedTuple):
+    reason: str
+    parameter: str
+    apply: Callable[[pl.DataFrame], pl.DataFrame]
+
+
+def _filtered(interactions: pl.DataFrame, *steps: _Step) -> Filtered:
+    sizes, dropped = sizes_of(interactions), {}
+    for step in steps:
+        before = sizes
+        interactions = step.apply(interactions)
+        if interactions.is_empty():
+            found = ", ".join(f"{count} {what}" for what, count in before.items())
+            raise DataError(f"{step.parameter}: expected interactions to be left, found 0 of {found}")
+        sizes = before if interactions.height == before["interactions"] else sizes_of(interactions)
+        dropped[step.reason] = {what: before[what] - sizes[what] for what in sizes}
+    return Filtered(interactions, dropped)
+
+
+def _among(interactions: pl.DataFrame, *, keys: pl.Series) -> pl.DataFrame:
+    return interactions.join(keys.to_frame("item_key"), on="item_key", how="semi", maintain_order="left")
+
+
+def sizes_of(interactions: pl.DataFrame) -> Sizes:
+    """Return how many users, items and interactions there are."""
+    return {
+        "users": interactions["user_key"].n_unique(),
+        "items": interactions["item_key"].n_unique(),
+        "interactions": interactions.height,
+    }
+
+
+def numbered(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Add user and item: 0..n-1 in the order of the bytes of user_key and item_key. Rows keep their order."""
+    for side in ("user", "item"):
+        keys = interactions.select(pl.col(f"{side}_key").unique().sort()).with_row_index(side)
+        interactions = interactions.join(keys, on=f"{side}_key", how="left", maintain_order="left")
+    return interactions
+
+
+def in_order(interactions: pl.DataFrame, *, ties: Literal["hash", "file_order"]) -> pl.DataFrame:
+    """Sort interactions (user, item, their keys, time, row) by user and time, and count each user's from 0: position.
+
+    Equal times are usual where a source has days only. They are ordered by `tie_hashes`, which says nothing of the
+    items and is the same everywhere, or by row: as the file has them, which may tell more than was known at the time.
+    """
+    tie = pl.Series("tie", tie_hashes(interactions)) if ties == "hash" else interactions["row"].alias("tie")
+    ordered = interactions.with_columns(tie).sort("user", "time", "tie", "item").drop("tie")
+    return ordered.with_columns(position=pl.int_range(pl.len(), dtype=pl.UInt32).over("user"))
+
+
+def tie_hashes(interactions: pl.DataFrame) -> Hashes:
+    """Return (N,) hashes of user and item: mix(mix(fnv(user_key)) xor fnv(item_key)), mix being SplitMix64's finaliser.
+
+    The user takes part so that two items of equal time do not come in the same order for all users, which a model
+    could learn.
+    """
+    users = interactions.select("user", "user_key").unique("user").sort("user")
+    items = interactions.select("item", "item_key").unique("item").sort("item")
+    of_users, of_items = _mixed(key_hashes(users["user_key"])), key_hashes(items["item_key"])
+    return _mixed(of_users[interactions["user"].to_numpy()] ^ of_items[interactions["item"].to_numpy()])
+
+
+def key_hashes(keys: pl.Series) -> Hashes:
+    """Return the 64-bit FNV-1a hash of each key's UTF-8 bytes: of "a", 0xaf63dc4c8601ec8c."""
+    encoded = keys.to_arrow().cast(pa.large_binary())
+    _, offsets, content = encoded.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[encoded.offset : encoded.offset + len(encoded) + 1]
+    letters = np.frombuffer(content or b"", np.uint8)
+    longest_first = np.argsort(bounds[:-1] - bounds[1:], kind="stable")
+    starts, lengths = bounds[longest_first], np.diff(bounds)[longest_first]
+    state = np.full(len(keys), FNV_OFFSET)
+    for place in range(lengths.max(initial=0)):
+        longer = np.searchsorted(-lengths, -place)
+        state[:longer] = (state[:longer] ^ letters[starts[:longer] + place]) * FNV_PRIME
+    hashes = np.empty_like(state)
+    hashes[longest_first] = state
+    return hashes
+
+
+def _mixed(hashes: Hashes) -> Hashes:
+    for shift, factor in SPLITMIX:
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+    return hashes
+
+
+def leave_one_out(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Add split: of each user's interactions (user, position) the last is test, the last but one valid, others train.
+
+    All of a user with fewer than three are train.
+    """
+    length = pl.len().over("user")
+    held_out = (length - pl.col("position")).replace_strict(HELD_OUT, default="train", return_dtype=pl.String)
+    return interactions.with_columns(
+        split=pl.when(length >= SHORTEST_EVALUATED).then(held_out).otherwise(pl.lit("train"))
+    )
+
+
+def tie_rate(interactions: pl.DataFrame) -> float:
+    """Return the share of users whose last two interactions (user, position, time) have the same time."""
+    last_first = interactions.sort("position", descending=True)
+    is_tie = pl.col("time").first() == pl.col("time").slice(1, 1).first()
+    ties = last_first.group_by("user").agg(is_tie.fill_null(False).alias("tie"))["tie"]
+    return int(ties.sum()) / max(len(ties), 1)
+
+
+def counted(interactions: pl.DataFrame, side: Literal["user", "item"]) -> pl.DataFrame:
+    """Return the users or items of the interactions, sorted: their integer, key and number of interactions."""
+    return interactions.group_by(side).agg(key=pl.col(f"{side}_key").first(), interactions=pl.len()).sort(side)
+
+
+def statistics(interactions: pl.DataFrame) -> dict[str, float]:
+    """Return users, items, interactions, sparsity = 1 - interactions / (users * items), average_length, tie_rate."""
+    sizes = sizes_of(interactions)
+    return {
+        **sizes,
+        "sparsity": 1 - sizes["interactions"] / (sizes["users"] * sizes["items"]),
+        "average_length": sizes["interactions"] / sizes["users"],
+        "tie_rate": tie_rate(interactions),
+    }
+
+
+def split_sizes(interactions: pl.DataFrame) -> dict[str, int]:
+    """Return the number of interactions in each split."""
+    return {split: int((interactions["split"] == split).sum()) for split in SPLITS}

@@ -1,0 +1,277 @@
+"""Embed what items look like: by plain descriptors of colours and edges, or by any model of the `open_clip` library.
+
+Pictures are read from their table and decoded a batch at a time. An item without a picture, or with one that cannot
+be decoded, is absent.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from tessera.errors import DataError, ParamsError, SourceError, TableError
+from tessera.items.encoding import Part, dtype_on, encode_all
+from tessera.items.progress import Progress, silently
+from tessera.items.vectors import Vectors
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Prepared = TypeVar("Prepared")
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+#: Descriptors look at pictures of this side, in pixels.
+SIDE = 64
+#: Colour histograms: cells a side, coarse to fine; bins of hue, saturation and value.
+COLOUR_CELLS = (1, 2)
+COLOUR_BINS = (8, 3, 3)
+#: Edge histograms: cells a side, coarse to fine; bins of orientation over half a turn.
+EDGE_CELLS = (2, 4)
+EDGE_BINS = 8
+#: A cell whose edges add up to less than about this is plain; one is a step from black to white.
+EDGE_FLOOR = 0.001
+#: Width of each block of a descriptor.
+BLOCKS = (*(cells**2 * prod(COLOUR_BINS) for cells in COLOUR_CELLS), *(cells**2 * EDGE_BINS for cells in EDGE_CELLS))
+#: Grey of red, green and blue (ITU-R BT.601).
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+BRIGHTEST = 255
+#: Values of a byte.
+SHADES = 256
+#: A block of a descriptor that varies less, as a mean squared distance from the mean, is rounding, not data.
+FLAT = 1e-9
+#: Variances below this share of the largest are rounding, not data.
+RANK_TOLERANCE = 1e-10
+#: Rows whose covariance is summed at once, in double precision.
+SUMMED_ROWS = 8192
+
+
+class Pictures(NamedTuple):
+    """Some items' pictures, as they are stored."""
+
+    rows: NDArray[np.int64]  # (B,)
+    files: list[bytes]  # B
+
+
+def descriptors(
+    path: Path, keys: pl.Series, *, dimensions: int, batch_size: int, progress: Progress = silently
+) -> Vectors:
+    """Return vectors (N, D) of length 1 for the pictures at path of the items with keys: no network, no download.
+
+    `described` is centred, its blocks are given equal energy, and their principal components are kept: D is
+    dimensions, or the rank where that is less.
+
+    Raises DataError where there are not two pictures that differ.
+    """
+    found = _embedded(
+        path, keys, _pixels, lambda pixels: described(np.stack(pixels)), batch_size=batch_size, progress=progress
+    )
+    if not found.present.any():
+        return found
+    reduced = principal(balanced(found.vectors[found.present]), dimensions=dimensions)
+    vectors = np.zeros((len(keys), reduced.shape[1]), np.float32)
+    vectors[found.present] = reduced / np.maximum(
+        np.linalg.norm(reduced, axis=1, keepdims=True), np.finfo(np.float32).tiny
+    )
+    return Vectors(vectors, found.present)
+
+
+def clip(
+    path: Path,
+    keys: pl.Series,
+    *,
+    model: str | None,
+    checkpoint: str | None,
+    batch_size: int,
+    accelerator: "Accelerator",
+    progress: Progress = silently,
+) -> Vectors:
+    """Return the image embeddings (N, D) that an `open_clip` model gives the pictures at path of the items with keys.
+
+    model is an architecture and checkpoint one of its published tags or a local file (safetensors, or a .pt that
+    holds nothing but weights); `hf-hub:NAME` and `local-dir:FOLDER` as model come with their own checkpoint.
+    Pictures go through the model's own preprocessing. On a GPU with bf16 the model computes in it.
+
+    Raises ParamsError where no model is named, SourceError where it cannot be loaded.
+    """
+    import torch
+
+    network, preprocess = _loaded(model, checkpoint, accelerator=accelerator)
+
+    def encode(pixels: "list[torch.Tensor]") -> Floats:
+        with torch.inference_mode():
+            images = torch.stack(pixels).to(accelerator.device, dtype_on(accelerator))  # (B, 3, H, W)
+            vectors: Floats = network.encode_image(images).float().cpu().numpy()
+        return vectors
+
+    return _embedded(path, keys, preprocess, encode, batch_size=batch_size, accelerator=accelerator, progress=progress)
+
+
+def read_pictures(path: Path, keys: pl.Series, *, batch_size: int) -> Iterator[Pictures]:
+    """Yield the pictures in the table at path (key, picture) of the items with keys, at most batch_size at a time.
+
+    Raises TableError where the file is missing or has no such columns.
+    """
+    rows = pl.DataFrame({"key": keys}).with_row_index("row")
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size, columns=["key", "picture"]):
+                table = pl.DataFrame(pa.table(batch)).drop_nulls("picture")
+                held = table.join(rows, on="key", maintain_order="left")
+                if held.height:
+                    yield Pictures(held["row"].to_numpy().astype(np.int64), held["picture"].to_list())
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        raise TableError(f"{path}: expected a table of key and picture: {error}") from error
+
+
+def decoded(file: bytes) -> Image.Image | None:
+    """Return a stored picture in RGB, or None where it cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(file)) as picture:
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def described(pixels: Pixels) -> Floats:
+    """Return what plain counting tells of pictures (B, SIDE, SIDE, 3): the blocks of `BLOCKS`, side by side.
+
+    Histograms of colours and of edge orientations (Dalal and Triggs 2005), each over the cells of a coarse and of a
+    finer grid (a spatial pyramid, Lazebnik et al. 2006), and of all the square root, which turns Euclidean distance
+    into Hellinger's.
+    """
+    colours = [_colours(pixels, cells=cells) for cells in COLOUR_CELLS]
+    edges = [_edges(pixels, cells=cells) for cells in EDGE_CELLS]
+    return np.sqrt(np.concatenate(colours + edges, axis=1)).astype(np.float32)
+
+
+def balanced(matrix: Floats) -> Floats:
+    """Return descriptors (N, F) centred, their blocks of the same mean squared length: 1, or 0 if a block never varies.
+
+    So no kind of descriptor outweighs another just because it has more bins or larger numbers.
+    """
+    centred = matrix - matrix.mean(axis=0, dtype=np.float64).astype(np.float32)
+    blocks = np.split(centred, np.cumsum(BLOCKS)[:-1], axis=1)
+    energies = [np.square(block, dtype=np.float64).sum(axis=1).mean() for block in blocks]
+    scales = [1 / np.sqrt(energy) if energy > FLAT else 0 for energy in energies]
+    return np.concatenate([block * np.float32(scale) for block, scale in zip(blocks, scales, strict=True)], axis=1)
+
+
+def principal(matrix: Floats, *, dimensions: int) -> Floats:
+    """Return a centred matrix (N, F) in its first principal components (N, D), D = dimensions or the rank if less.
+
+    The axes are exact eigenvectors of the covariance, so nothing is drawn at random; of each, the entry largest by
+    magnitude is positive.
+
+    Raises DataError where all rows are equal.
+    """
+    covariance = np.zeros((matrix.shape[1], matrix.shape[1]))
+    for start in range(0, len(matrix), SUMMED_ROWS):
+        rows = matrix[start : start + SUMMED_ROWS].astype(np.float64)
+        covariance += rows.T @ rows
+    variances, axes = np.linalg.eigh(covariance)
+    if not variances[-1] > 0:
+        raise DataError(f"image: expected pictures that differ, found {len(matrix)} that are all alike")
+    axes = axes[:, variances > RANK_TOLERANCE * variances[-1]][:, : -dimensions - 1 : -1]
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    return np.asarray(matrix @ (axes * np.sign(largest)).astype(np.float32))
+
+
+def _embedded(
+    path: Path,
+    keys: pl.Series,
+    prepare: Callable[[Image.Image], Prepared],
+    encode: Callable[[list[Prepared]], Floats],
+    *,
+    batch_size: int,
+    accelerator: "Accelerator | None" = None,
+    progress: Progress,
+) -> Vectors:
+    """Return what encode makes of the pictures at path; they are decoded and prepared on all processor cores."""
+
+    def prepared(file: bytes) -> Prepared | None:
+        picture = decoded(file)
+        return None if picture is None else prepare(picture)
+
+    def encode_batch(batch: Pictures) -> Part:
+        ready = {place: one for place, one in enumerate(cores.map(prepared, batch.files)) if one is not None}
+        vectors = encode(list(ready.values())) if ready else np.zeros((0, 0), np.float32)
+        return Part(batch.rows[list(ready)], vectors)
+
+    with ThreadPoolExecutor() as cores:
+        return encode_all(
+            read_pictures(path, keys, batch_size=batch_size),
+            encode_batch,
+            rows=len(keys),
+            count=-(-len(keys) // batch_size),
+            title="pictures",
+            accelerator=accelerator,
+            progress=progress,
+        )
+
+
+def _pixels(picture: Image.Image) -> Pixels:
+    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def _colours(pixels: Pixels, *, cells: int) -> NDArray[np.float64]:
+    """Return the share of each colour in each cell: (B, cells * cells * product of COLOUR_BINS)."""
+    strip = Image.fromarray(pixels.reshape(-1, SIDE, 3)).convert("HSV")
+    channels = np.moveaxis(np.asarray(strip).reshape(pixels.shape), -1, 0).astype(np.int64)
+    binned = [channel * bins // SHADES for channel, bins in zip(channels, COLOUR_BINS, strict=True)]
+    colours = np.ravel_multi_index(tuple(binned), COLOUR_BINS)
+    return _histograms(colours, np.ones(colours.shape), cells=cells, bins=prod(COLOUR_BINS)) * (cells / SIDE) ** 2
+
+
+def _edges(pixels: Pixels, *, cells: int) -> NDArray[np.float64]:
+    """Return the strength of edges by orientation in each cell, of length 1 in all: (B, cells * cells * EDGE_BINS)."""
+    grey = pixels @ LUMA / BRIGHTEST
+    down, right = np.gradient(grey, axis=(1, 2))
+    orientation = np.mod(np.arctan2(down, right), np.pi) / np.pi
+    bins = np.minimum((orientation * EDGE_BINS).astype(np.int64), EDGE_BINS - 1)
+    histograms = _histograms(bins, np.hypot(down, right), cells=cells, bins=EDGE_BINS)
+    return histograms / (np.linalg.norm(histograms, axis=1, keepdims=True) + EDGE_FLOOR)
+
+
+def _histograms(
+    values: NDArray[np.int64], weights: NDArray[np.floating[Any]], *, cells: int, bins: int
+) -> NDArray[np.float64]:
+    """Return the weighted counts of values (B, SIDE, SIDE) below bins in each cell: (B, cells * cells * bins)."""
+    places = np.arange(SIDE) * cells // SIDE
+    cell = places[:, np.newaxis] * cells + places
+    picture = np.arange(len(values))[:, np.newaxis, np.newaxis]
+    slots = (picture * cells**2 + cell) * bins + values
+    counts = np.bincount(slots.ravel(), weights.ravel(), minlength=len(values) * cells**2 * bins)
+    return np.asarray(counts, np.float64).reshape(len(values), -1)
+
+
+def _loaded(model: str | None, checkpoint: str | None, *, accelerator: "Accelerator") -> tuple[Any, Any]:
+    if model is None:
+        raise ParamsError("image.model: expected an open_clip architecture, found nothing")
+    import open_clip
+    from safetensors import SafetensorError
+
+    try:
+        network, preprocess = open_clip.create_model_from_pretrained(
+            model,
+            checkpoint,
+            precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+            device=accelerator.device,
+            weights_only=True,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
+        raise SourceError(
+            f"image.model, image.checkpoint: expected an open_clip architecture and a published tag or a file of its "
+            f"weights, found {model!r} and {checkpoint!r}: {error}"
+        ) from error
+    return network.eval(), preprocess

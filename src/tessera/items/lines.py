@@ -1,0 +1,205 @@
+"""JSON lines, plain or gzip, as frames of text: fast where the lines are sound, patient where they are not.
+
+A frame has one row a line, blank lines included: a String column for each field asked for, `row`, the line's place in
+the file from 0, and `problem`, the reason why a line cannot be used, null where it can.
+"""
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from tessera.errors import SourceError
+
+#: Fields of a frame and the names a line may give each of them, the first that it has counts.
+Fields = Mapping[str, tuple[str, ...]]
+
+#: Bytes parsed at once; the longest line; and how far a piece that fails as a whole is halved before each of its
+#: lines is looked at by itself.
+CHUNK = 16 * 2**20
+LONGEST_LINE = 64 * 2**20
+SMALL_PIECE = 64 * 2**10
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+#: Control characters, and what stands where bytes could not be read: no source names its users or items so.
+UNREADABLE = r"[\x00-\x1F\x7F\uFFFD]"
+
+BLANK = "blank"
+NOT_JSON = "not_json"
+
+
+@dataclass
+class Tally:
+    """How many lines a source has, and how many of them cannot be used, by reason."""
+
+    lines: int = 0
+    malformed: Counter[str] = field(default_factory=Counter)
+    first_row: dict[str, int] = field(default_factory=dict)
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Count the rows (row, problem) of frame; blank lines are none."""
+        problems = frame.filter(pl.col("problem").is_not_null()).group_by("problem").agg(pl.len(), pl.col("row").min())
+        self.lines += frame.height
+        for problem, count, row in problems.iter_rows():
+            self._note(problem, count, row)
+
+    def add_line(self, row: int, problem: str | None) -> None:
+        """Count one line, and why it cannot be used."""
+        self.lines += 1
+        if problem is not None:
+            self._note(problem, 1, row)
+
+    def _note(self, problem: str, count: int, row: int) -> None:
+        if problem == BLANK:
+            self.lines -= count
+            return
+        self.malformed[problem] += count
+        self.first_row[problem] = min(row, self.first_row.get(problem, row))
+
+    def check(self, source: str, *, limit: float) -> None:
+        """Raise SourceError where source has no line, or a larger share than limit that cannot be used."""
+        if not self.lines:
+            raise SourceError(f"{source}: expected at least one line, found an empty file")
+        share = self.malformed.total() / self.lines
+        if share > limit:
+            problem = min(self.malformed, key=lambda each: (-self.malformed[each], self.first_row[each]))
+            raise SourceError(
+                f"{source}: expected at most a share of {limit:g} of malformed lines (dataset.max_malformed), "
+                f"found {share:.4g} of {self.lines} lines; most often {problem}: {self.malformed[problem]}, "
+                f"first in line {self.first_row[problem] + 1}"
+            )
+
+
+def read_fields(path: Path, fields: Fields) -> Iterator[pl.DataFrame]:
+    """Yield the frames of path. A number is its decimal text, and what a line lacks is null.
+
+    Two fields, `{"asin": "B1", "n": 5.0}`, asked for as {"item": ("asin",), "time": ("t", "n")}, give ("B1", "5").
+
+    Raises SourceError where path cannot be read to its end.
+    """
+    row = 0
+    for chunk in _read_ahead(read_chunks(path)):
+        frame = _frame(chunk, fields).with_row_index("row", offset=row)
+        row += frame.height
+        yield frame
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of path, unpacked where they are gzip, in pieces of whole lines.
+
+    Raises SourceError where path is missing, breaks off, or has a line that is too long to be one.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
+    try:
+        with path.open("rb") as file:
+            is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        with gzip.open(path) if is_gzip else path.open("rb") as stream:
+            begun = b""
+            while piece := stream.read(CHUNK):
+                whole, newline, begun = (begun + piece).rpartition(b"\n")
+                if len(begun) > LONGEST_LINE:
+                    raise SourceError(f"{path}: expected one record a line, found a line over {LONGEST_LINE} bytes")
+                if newline:
+                    yield whole + newline
+            if begun:
+                yield begun
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(
+            f"{path}: expected a file that can be read to its end: {error}; remove it and fetch it anew"
+        ) from error
+
+
+def _read_ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield chunks, each read while the one before it is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(next, chunks, b"")
+        while chunk := ahead.result():
+            ahead = pool.submit(next, chunks, b"")
+            yield chunk
+
+
+def _frame(chunk: bytes, fields: Fields) -> pl.DataFrame:
+    sound = _sound_frame(chunk, fields)
+    if sound is not None:
+        return sound
+    half = chunk.rfind(b"\n", 0, len(chunk) // 2) + 1
+    if not half or len(chunk) <= SMALL_PIECE:
+        return _frame_line_by_line(chunk, fields)
+    return pl.concat([_frame(chunk[:half], fields), _frame(chunk[half:], fields)])
+
+
+def _sound_frame(chunk: bytes, fields: Fields) -> pl.DataFrame | None:
+    """Return the frame of a chunk whose every line is a JSON object, and None for any other."""
+    schema = {name: pl.String for names in fields.values() for name in names}
+    try:
+        table = pl.read_ndjson(chunk, schema=schema)
+    except pl.exceptions.PolarsError:
+        return None
+    if table.height != chunk.count(b"\n") + (not chunk.endswith(b"\n")):
+        return None
+    return table.select(
+        *(pl.coalesce(names).alias(field) for field, names in fields.items()),
+        problem=pl.lit(None, pl.String),
+    )
+
+
+def _frame_line_by_line(chunk: bytes, fields: Fields) -> pl.DataFrame:
+    columns: dict[str, list[str | None]] = {name: [] for name in (*fields, "problem")}
+    for line in lines_of(chunk):
+        record = parse_json(line) if line.strip() else {}
+        for name, spellings in fields.items():
+            values = (as_text((record or {}).get(spelling)) for spelling in spellings)
+            columns[name].append(next((value for value in values if value is not None), None))
+        columns["problem"].append(BLANK if not line.strip() else NOT_JSON if record is None else None)
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
+def lines_of(chunk: bytes) -> list[bytes]:
+    """Return the lines of chunk without their ends."""
+    return chunk.removesuffix(b"\n").split(b"\n")
+
+
+def parse_json(line: bytes) -> dict[str, Any] | None:
+    """Return the object that line spells, and None where it spells none.
+
+    NUL bytes, raw control characters, bytes that are not UTF-8 and halves of surrogate pairs are forgiven: they occur
+    in the texts of real dumps, and cost nothing but the character.
+    """
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            record = json.loads(line.replace(b"\0", b"").decode(errors="replace"), strict=False)
+        except (ValueError, RecursionError):
+            return None
+    return record if isinstance(record, dict) else None
+
+
+def as_text(value: Any) -> str | None:
+    """Return a JSON value as text: text itself, 12 and 12.0 as "12", true as "true", null as None."""
+    match value:
+        case None:
+            return None
+        case str():
+            return sound_text(value)
+        case float() if value.is_integer():
+            return str(int(value))
+        case int() | float() if not isinstance(value, bool):
+            return str(value)
+        case _:
+            return sound_text(json.dumps(value, ensure_ascii=False))
+
+
+def sound_text(text: str) -> str:
+    """Return text with U+FFFD for what no file can hold: halves of surrogate pairs."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -1,0 +1,103 @@
+"""From the texts of a source's fields to reviews: who, what, when, and how it was liked."""
+
+from typing import Literal, TypeVar
+
+import polars as pl
+
+from tessera.items.lines import UNREADABLE
+
+Unit = Literal["s", "ms"]
+Time = TypeVar("Time", pl.Expr, pl.Series)
+
+#: Milliseconds in what a source counts time in.
+UNITS: dict[Unit, int] = {"s": 1000, "ms": 1}
+
+#: A number of seconds this large would be in the year 5138, a number of milliseconds in 1973: what lies above are
+#: milliseconds.
+SMALLEST_MILLISECONDS = 100_000_000_000
+
+#: 1 January 2200, in milliseconds: a time from then on is a slip.
+LATEST = 7_258_118_400_000
+
+#: Days, then local times, in the forms of ISO 8601, with a space for the T.
+DAY_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
+OFFSET_FORMAT = "%Y-%m-%d %H:%M:%S%.f%:z"
+
+#: Why a review is none.
+PROBLEMS = (
+    "not_json",
+    "missing_user",
+    "bad_user",
+    "missing_item",
+    "bad_item",
+    "missing_time",
+    "bad_time",
+    "bad_rating",
+)
+
+
+def reviews_of(fields: pl.DataFrame, *, unit: Unit) -> pl.DataFrame:
+    """Return user_key, item_key, time in milliseconds, rating, row and problem of the texts user, item, time, rating.
+
+    Rows stay, and so do their problems; what keeps a row from being a review is added as its problem, one of
+    PROBLEMS. A rating may be missing, a time must be a number between 1970 and 2200 in unit.
+    """
+    time = _milliseconds(pl.col("time"), unit)
+    rating = pl.col("rating").cast(pl.Float32, strict=False)
+    is_readable = rating.is_finite().fill_null(False)
+    problem = pl.coalesce(
+        "problem",
+        *_key_problems("user"),
+        *_key_problems("item"),
+        pl.when(_is_missing("time")).then(pl.lit("missing_time")),
+        pl.when(~time.is_between(0, LATEST, closed="left").fill_null(False)).then(pl.lit("bad_time")),
+        pl.when(~_is_missing("rating") & ~is_readable).then(pl.lit("bad_rating")),
+    )
+    return fields.select(
+        user_key="user",
+        item_key="item",
+        time=time,
+        rating=pl.when(is_readable).then(rating),
+        row=pl.col("row").cast(pl.UInt64),
+        problem=problem,
+    )
+
+
+def times_in_milliseconds(times: pl.Series) -> pl.Series:
+    """Return texts of times, numbers or dates of ISO 8601, as texts of milliseconds; what is neither stays as it is.
+
+    The median of the numbers tells whether they count seconds or milliseconds. A date without an offset is in UTC:
+    `["5", "1970-01-01T01:00:00+01:00", "soon"]` becomes `["5000", "0", "soon"]`.
+    """
+    numbers = times.cast(pl.Float64, strict=False).fill_nan(None)
+    median = numbers.median()
+    unit: Unit = "ms" if isinstance(median, float) and median >= SMALLEST_MILLISECONDS else "s"
+    known = [_milliseconds(times, unit)]
+    if numbers.null_count() > times.null_count():
+        known += _dates(times)
+    return pl.select(pl.coalesce(*(each.cast(pl.String) for each in known), times).alias(times.name)).to_series()
+
+
+def _dates(times: pl.Series) -> list[pl.Series]:
+    text = times.str.strip_chars().str.replace("T", " ").str.replace("Z$", "+00:00")
+    days = [text.str.to_datetime(form, strict=False, time_unit="ms") for form in DAY_FORMATS]
+    offset = text.str.to_datetime(OFFSET_FORMAT, strict=False, time_unit="ms")
+    return [each.dt.timestamp("ms") for each in (*days, offset)]
+
+
+def _milliseconds(time: Time, unit: Unit) -> Time:
+    """Return whole numbers exactly and others rounded; what is no number or out of reach is null."""
+    whole = time.cast(pl.Int64, strict=False)
+    broken = (time.cast(pl.Float64, strict=False) * UNITS[unit]).round().cast(pl.Int64, strict=False)
+    return (whole.clip(-LATEST, LATEST) * UNITS[unit]).fill_null(broken)
+
+
+def _key_problems(side: str) -> tuple[pl.Expr, pl.Expr]:
+    return (
+        pl.when(_is_missing(side)).then(pl.lit(f"missing_{side}")),
+        pl.when(pl.col(side).str.contains(UNREADABLE)).then(pl.lit(f"bad_{side}")),
+    )
+
+
+def _is_missing(column: str) -> pl.Expr:
+    return pl.col(column).is_null() | (pl.col(column).str.len_bytes() == 0)

@@ -1,0 +1,156 @@
+"""How tessera asks servers for files: what it takes for an answer, what it tries again, and after how long."""
+
+import email.utils
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import Literal, NamedTuple, Protocol, TypeVar
+
+import httpx
+import tenacity
+
+Element = TypeVar("Element")
+Reason = Literal["not_found", "forbidden", "http_error", "timeout", "unreachable", "unsupported", "too_large"]
+
+SCHEMES = ("http://", "https://")
+MOST_REDIRECTS = 5
+
+#: A server that asks for more seconds than this is not waited for.
+LONGEST_WAIT = 120.0
+
+#: A whole file, or the part that was asked for.
+CONTENT_STATUSES = {200, 206}
+
+REASONS: dict[int, Reason] = {
+    401: "forbidden",
+    403: "forbidden",
+    404: "not_found",
+    410: "not_found",
+}
+
+#: Statuses that may be another the next time; those from 500 on are too.
+PASSING_STATUSES = {408, 425, 429}
+FIRST_SERVER_ERROR = 500
+
+
+class Patience(NamedTuple):
+    """Seconds without a byte before a try is given up, further tries, and seconds before the first of them."""
+
+    timeout: float
+    retries: int
+    first_wait: float = 0.5
+
+
+class PassingError(Exception):
+    """A try failed for a reason that may pass."""
+
+    def __init__(self, message: str, *, reason: Reason, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.wait = wait  # seconds that the server asks for
+
+
+class RefusedError(Exception):
+    """A try failed for a reason that will not pass."""
+
+    def __init__(self, message: str, *, reason: Reason, code: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.code = code  # HTTP's status
+
+
+class Progress(Protocol):
+    """What yields elements, and tells how far it is."""
+
+    def __call__(self, elements: Iterable[Element], *, title: str, total: int | None = None) -> Iterator[Element]:
+        """Yield elements."""
+
+
+def silently(elements: Iterable[Element], *, title: str, total: int | None = None) -> Iterator[Element]:  # noqa: ARG001
+    """Yield elements and tell nothing."""
+    yield from elements
+
+
+def is_url(source: str) -> bool:
+    """Return whether source is an address on the web rather than a path."""
+    return source.lower().startswith(SCHEMES)
+
+
+def new_client(patience: Patience, *, connections: int = 1) -> httpx.Client:
+    """Return a client for several threads that follows a few redirects and keeps connections open."""
+    return httpx.Client(
+        timeout=httpx.Timeout(patience.timeout, pool=None),
+        limits=httpx.Limits(max_connections=connections),
+        follow_redirects=True,
+        max_redirects=MOST_REDIRECTS,
+        headers={"User-Agent": "tessera", "Accept": "*/*"},
+    )
+
+
+@contextmanager
+def answer(client: httpx.Client, url: str, headers: dict[str, str] | None = None) -> Iterator[httpx.Response]:
+    """Give the successful answer to a GET of url, its body unread.
+
+    Raises PassingError and RefusedError where there is no answer, it is another, or it breaks off in the block.
+    """
+    try:
+        with closing(_sent(client, url, headers)) as response:
+            _check(response)
+            yield response
+    except httpx.TimeoutException as error:
+        raise PassingError(f"no byte in time ({type(error).__name__})", reason="timeout") from error
+    except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+        raise RefusedError(str(error), reason="unsupported") from error
+    except httpx.TooManyRedirects as error:
+        raise RefusedError(f"over {MOST_REDIRECTS} redirects", reason="http_error") from error
+    except (httpx.TransportError, httpx.DecodingError) as error:
+        raise PassingError(f"{type(error).__name__}: {error}", reason="unreachable") from error
+
+
+def _sent(client: httpx.Client, url: str, headers: dict[str, str] | None) -> httpx.Response:
+    try:
+        return client.send(client.build_request("GET", url, headers=headers), stream=True)
+    except (httpx.InvalidURL, ValueError) as error:  # the latter of a host that is no name
+        raise RefusedError(str(error), reason="unsupported") from error
+
+
+def tries(patience: Patience) -> tenacity.Retrying:
+    """Return what tries again after a PassingError, later each time and not before the server's wish.
+
+    It ends with the last PassingError after patience.retries further tries.
+    """
+    back_off = tenacity.wait_exponential(multiplier=patience.first_wait, max=LONGEST_WAIT)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return max(back_off(state), error.wait if isinstance(error, PassingError) else 0.0)
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(PassingError),
+        stop=tenacity.stop_after_attempt(patience.retries + 1),
+        wait=wait,
+        reraise=True,
+    )
+
+
+def _check(response: httpx.Response) -> None:
+    if response.status_code in CONTENT_STATUSES:
+        return
+    status, found = response.status_code, f"status {response.status_code} {response.reason_phrase}".strip()
+    reason = REASONS.get(status, "http_error")
+    if status not in PASSING_STATUSES and status < FIRST_SERVER_ERROR:
+        raise RefusedError(found, reason=reason, code=status)
+    wait = _seconds_asked(response.headers.get("Retry-After", ""))
+    if wait > LONGEST_WAIT:
+        raise RefusedError(f"{found}, to be tried again only in {wait:.0f} s", reason=reason)
+    raise PassingError(found, reason=reason, wait=wait)
+
+
+def _seconds_asked(retry_after: str) -> float:
+    """Return the seconds that a header Retry-After, a number or a date, asks for; 0 where it says neither."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return 0.0

@@ -1,0 +1,300 @@
+"""Every parameter there is: one frozen, strict model a section of params.yaml, and how a stage reads its own.
+
+The values stand in `conf/`, with a comment on each; here stand their types and bounds. No model has defaults: a key
+that is missing, unknown or of the wrong type is an error that names it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tessera.errors import ParamsError
+
+PARAMS_FILE = Path("params.yaml")
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Modality = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A section of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class DemoDataset(Section):
+    """The synthetic shop that the project makes itself."""
+
+    name: str
+    format: Literal["demo"]
+    users: PositiveInt
+    items: PositiveInt
+    seed: int
+    watch: str
+    max_malformed: Share
+    expected: None
+
+
+class KnownCounts(Section):
+    """What a published data set holds after the published filter."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+class AmazonDataset(Section):
+    """A category of Amazon Reviews: a reviews file, a metadata file, and pictures by URL or in a folder."""
+
+    name: str
+    format: Literal["amazon2014", "amazon2018", "amazon2023"]
+    reviews: str
+    metadata: str | None
+    pictures: str | None
+    checksums: dict[str, str]
+    watch: str
+    max_malformed: Share
+    expected: KnownCounts | None
+
+
+class FolderDataset(Section):
+    """Bring your own: a folder with interactions, items and pictures."""
+
+    name: str
+    format: Literal["folder"]
+    path: str
+    watch: str
+    max_malformed: Share
+    expected: KnownCounts | None
+
+
+Dataset = Annotated[DemoDataset | AmazonDataset | FolderDataset, Field(discriminator="format")]
+
+
+class Images(Section):
+    """fetch_images."""
+
+    workers: PositiveInt
+    timeout: Positive
+    retries: Annotated[int, Field(ge=0)]
+    max_bytes: PositiveInt
+    max_pixels: PositiveInt
+    min_side: PositiveInt
+    longest_side: PositiveInt
+    quality: Annotated[int, Field(ge=1, le=95)]
+
+
+class Filter(Section):
+    """filter_reviews."""
+
+    k: PositiveInt
+    required: list[Modality]
+    ties: Literal["hash", "file_order"]
+    min_rating: float | None
+
+
+class Text(Section):
+    """embed_text."""
+
+    encoder: Literal["tfidf", "transformers", "precomputed"]
+    model: str | None
+    path: str
+    fields: Literal["together", "apart"]
+    dimensions: PositiveInt
+    max_tokens: PositiveInt
+    batch_size: PositiveInt
+    trust_remote_code: bool
+
+
+class Image(Section):
+    """embed_images."""
+
+    encoder: Literal["descriptors", "open_clip", "precomputed"]
+    model: str | None
+    checkpoint: str | None
+    path: str
+    dimensions: PositiveInt
+    batch_size: PositiveInt
+
+
+class Pseudo(Section):
+    """cluster_items."""
+
+    clusters: PositiveInt
+    initialisations: PositiveInt
+    iterations: PositiveInt
+
+
+class Quant(Section):
+    """train_quantizer."""
+
+    method: Literal["rqvae", "rkmeans"]
+    levels: PositiveInt
+    codebook_size: Annotated[int, Field(ge=2, le=65536)]
+    latent_dim: PositiveInt
+    hidden: list[PositiveInt]
+    alpha: NotNegative
+    lambda_con: NotNegative
+    con_start_level: Annotated[int, Field(ge=0)]
+    lambda_align: NotNegative
+    temperature: Positive
+    similarity: Literal["cosine", "inner"]
+    initialisation: Literal["kmeans", "random"]
+    replace_dead_after: Annotated[int, Field(ge=0)]
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    lr: Positive
+    weight_decay: NotNegative
+
+
+class Ids(Section):
+    """resolve_collisions."""
+
+    source: Literal["computed", "file"]
+    path: str
+    collisions: Literal["reassign", "extra_code", "none"]
+
+
+class Corpus(Section):
+    """build_corpus."""
+
+    max_history: PositiveInt
+    tasks: Annotated[list[str], Field(min_length=1)]
+
+
+class T5(Section):
+    """train_t5."""
+
+    d_model: PositiveInt
+    d_ff: PositiveInt
+    d_kv: PositiveInt
+    heads: PositiveInt
+    encoder_layers: PositiveInt
+    decoder_layers: PositiveInt
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    lambda_implicit: NotNegative
+    temperature: Positive
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    accumulation: PositiveInt
+    lr: Positive
+    warmup: Share
+    weight_decay: NotNegative
+    clip_norm: Positive
+    precision: Literal["auto", "fp32", "bf16"]
+    monitor: Literal["loss", "hr@10", "ndcg@10"]
+    monitor_users: PositiveInt
+    monitor_every: PositiveInt
+    patience: PositiveInt
+
+
+class Decode(Section):
+    """rank_items, and `fusion` for evaluate."""
+
+    beams: PositiveInt
+    batch_size: PositiveInt
+    renormalise: bool
+    exclude_seen: bool
+    fusion: Literal["mean", "mean_bonus", "best"]
+
+
+class Eval(Section):
+    """evaluate."""
+
+    resamples: PositiveInt
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    frequency_bounds: list[PositiveInt]
+    history_bounds: list[PositiveInt]
+
+
+class Report(Section):
+    """write_report."""
+
+    examples: PositiveInt
+
+
+class Params(Section):
+    """params.yaml as a whole. The first three only name the groups of `conf/` that the values came from."""
+
+    system: str
+    encoder: str
+    scale: str
+    seed: Seed
+    device: str
+    launcher: str
+    modalities: Annotated[list[Modality], Field(min_length=1)]
+    dataset: Dataset
+    images: Images
+    filter: Filter
+    text: Text
+    image: Image
+    pseudo: Pseudo
+    quant: Quant
+    ids: Ids
+    corpus: Corpus
+    t5: T5
+    decode: Decode
+    eval: Eval
+    report: Report
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Params":
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities: expected distinct names, got {self.modalities}")
+        if self.quant.con_start_level > self.quant.levels:
+            raise ValueError(
+                f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
+                f"got {self.quant.con_start_level}"
+            )
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Return the parameters at path.
+
+    The whole file is checked, so that a slip in the last section stops the first stage and not the last.
+
+    Raises ParamsError naming the key, what was expected and what was found.
+    """
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: expected a file, found nothing") from None
+    except YAMLError as error:
+        raise ParamsError(f"{path}: expected YAML: {error}") from error
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explained(path, problem) for problem in error.errors())) from None
+
+
+def _explained(path: Path, problem: ErrorDetails) -> str:
+    keys = [str(key) for key in problem["loc"]]
+    if keys[:1] == ["dataset"] and len(keys) > 1:
+        del keys[1]  # pydantic puts the chosen format there
+    where = f"{path}: {'.'.join(keys)}" if keys else str(path)
+    found = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{where}: expected no such key, found {found!r}"
+        case "missing":
+            return f"{where}: expected a value, found nothing"
+        case "value_error":
+            return f"{path}: {problem['msg'].removeprefix('Value error, ')}"
+        case _:
+            return f"{where}: {_expectation(problem)}, found {found!r}"
+
+
+def _expectation(problem: ErrorDetails) -> str:
+    kinds = {"float_type": "a float", "int_type": "an integer", "bool_type": "true or false", "string_type": "text"}
+    if problem["type"] in kinds:
+        return f"expected {kinds[problem['type']]}"
+    return problem["msg"][0].lower() + problem["msg"][1:]

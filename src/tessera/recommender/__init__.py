@@ -1,0 +1,1 @@
+"""What comes next? Vocabulary, corpus, model, fitting, trie, beam search, fusion and metrics."""

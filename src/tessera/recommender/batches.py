@@ -1,0 +1,95 @@
+"""Samples as flat tensors, and batches of them cut and padded without a Python object per sample."""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from tessera.recommender.vocabulary import PAD
+
+SORTED_TOGETHER = 50
+"""Batches' worth of samples that are sorted by length at a time: enough to waste little, few enough to stay mixed."""
+
+
+class Rows(NamedTuple):
+    """Lists of integers of unequal length: row i is values[offsets[i] : offsets[i + 1]]."""
+
+    values: Tensor  # (sum of lengths,) int32
+    offsets: Tensor  # (S + 1,) int64
+
+    @property
+    def lengths(self) -> Tensor:
+        """How long each row is, (S,)."""
+        return self.offsets.diff()
+
+    def take(self, rows: Tensor) -> "Rows":
+        """Return the rows (B,), in that order, as rows of their own."""
+        lengths = self.lengths[rows]
+        offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
+        places = torch.arange(int(offsets[-1]), device=rows.device)
+        return Rows(self.values[places + torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)], offsets)
+
+    def padded(self, rows: Tensor, *, filler: int = PAD) -> Tensor:
+        """Return the rows (B,) as one table (B, T), filler after the end of the shorter ones; T is at least 1."""
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        steps = torch.arange(max(1, int(lengths.max())), device=rows.device)
+        is_inside = steps < lengths[:, None]
+        table = torch.full(is_inside.shape, filler, device=rows.device)
+        table[is_inside] = self.values[(starts[:, None] + steps)[is_inside]].long()
+        return table
+
+
+class Samples(NamedTuple):
+    """A corpus table as tensors; S samples."""
+
+    source: Rows
+    target: Rows
+    items: Tensor  # (S,) the target items
+
+    def to(self, device: torch.device) -> "Samples":
+        """Return the same samples on device."""
+        source, target = (Rows(rows.values.to(device), rows.offsets.to(device)) for rows in (self.source, self.target))
+        return Samples(source, target, self.items.to(device))
+
+
+def samples_of(corpus: pl.DataFrame) -> Samples:
+    """Return the samples of a corpus table (columns source, target, item)."""
+    return Samples(
+        rows_of(corpus["source"]),
+        rows_of(corpus["target"]),
+        torch.from_numpy(corpus["item"].to_numpy().astype(np.int64)),
+    )
+
+
+def rows_of(lists: pl.Series) -> Rows:
+    """Return a column of lists of integers as rows."""
+    lengths = lists.list.len().to_numpy().astype(np.int64)
+    values = lists.explode(empty_as_null=False).to_numpy().astype(np.int32)
+    return Rows(torch.from_numpy(values), torch.from_numpy(np.append(0, np.cumsum(lengths))))
+
+
+def cut_into_batches(
+    lengths: Tensor, *, batch_size: int, generator: torch.Generator, smallest: int = 1
+) -> list[Tensor]:
+    """Return batches of the rows that have lengths (S,), in random order, each of rows of about one length.
+
+    Rows are shuffled, sorted by length within stretches of SORTED_TOGETHER batches, cut, and the batches shuffled:
+    padding stays small and every row comes once. All batches but the last one cut hold batch_size rows; one that would
+    have fewer than smallest joins the one before it.
+    """
+    lengths = lengths.cpu()
+    order = torch.randperm(len(lengths), generator=generator)
+    batches: list[Tensor] = []
+    for stretch in order.split(batch_size * SORTED_TOGETHER):
+        batches += stretch[torch.argsort(lengths[stretch], stable=True)].split(batch_size)
+    if len(batches) > 1 and len(batches[-1]) < smallest:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def batches_by_length(lengths: Tensor, *, batch_size: int) -> list[Tensor]:
+    """Return batches of all rows, longest first: for inference, where order does not matter."""
+    order = torch.argsort(lengths.cpu(), descending=True, stable=True)
+    return [batch for batch in order.split(batch_size) if len(batch)]

@@ -1,0 +1,171 @@
+"""From interactions and IDs to samples: what the T5 reads and what it should say.
+
+Every prefix of a user's training sequence is a sample of each history task; every item is one of each item task. The
+validation item is told from the training items, the test item from the training items and the validation item. A
+training sample never holds a user's validation or test item; item tasks hold every item's IDs, since those are known
+before anyone buys.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tessera.errors import DataError
+from tessera.recommender.vocabulary import END, Task, Tokens, Vocabulary
+
+SPLITS = ("train", "valid", "test")
+
+
+class Histories(NamedTuple):
+    """Sequences of items, and where in them the samples are; S samples."""
+
+    items: NDArray[np.uint32]  # (T,) all users' items, user after user, in order of position
+    users: NDArray[np.uint32]  # (S,)
+    targets: NDArray[np.int64]  # (S,) place of the target in items
+    lengths: NDArray[np.int64]  # (S,) items of history before the target
+
+
+class Ragged(NamedTuple):
+    """Lists of unequal length: row i is values[offsets[i] : offsets[i + 1]]."""
+
+    values: Tokens
+    offsets: NDArray[np.int64]
+
+
+def codes_by_modality(ids: pl.DataFrame, modalities: Sequence[str]) -> dict[str, NDArray[np.uint16]]:
+    """Return each modality's codes (N, L), row i those of item i, from a table with columns item, modality and codes.
+
+    Raises DataError where a modality has no IDs, lacks some item's, or has IDs of unequal length.
+    """
+    found = {}
+    for modality in modalities:
+        rows = ids.filter(pl.col("modality") == modality).sort("item")
+        lengths = rows["codes"].list.len().unique().to_list()
+        if len(lengths) != 1 or rows["item"].to_list() != list(range(rows.height)):
+            raise DataError(
+                f"IDs of {modality}: expected one of equal length for each item 0, 1, 2, ..., "
+                f"found {rows.height} of lengths {lengths}"
+            )
+        found[modality] = rows["codes"].list.to_array(lengths[0]).to_numpy()
+    if len({len(codes) for codes in found.values()}) > 1:
+        counts = {modality: len(codes) for modality, codes in found.items()}
+        raise DataError(f"IDs: expected as many in each modality, found {counts}")
+    return found
+
+
+def histories(interactions: pl.DataFrame, *, split: str, max_history: int) -> Histories:
+    """Return the samples of split: targets in it with the items before them, at most the last max_history.
+
+    interactions has columns user, item, position and split. A target without a history is no sample.
+
+    >>> table = pl.DataFrame({"user": [0] * 4, "item": [7, 8, 9, 7], "position": range(4),
+    ...                       "split": ["train", "train", "valid", "test"]})
+    >>> histories(table, split="test", max_history=2).lengths  # of 7, 8, 9
+    array([2])
+    """
+    ordered = interactions.sort("user", "position")
+    is_target = (ordered["split"] == split).to_numpy() & (ordered["position"] > 0).to_numpy()
+    targets = np.flatnonzero(is_target)
+    return Histories(
+        items=ordered["item"].to_numpy(),
+        users=ordered["user"].to_numpy()[targets],
+        targets=targets,
+        lengths=np.minimum(ordered["position"].to_numpy()[targets].astype(np.int64), max_history),
+    )
+
+
+def samples(
+    interactions: pl.DataFrame,
+    codes: Mapping[str, NDArray[np.integer[Any]]],
+    vocabulary: Vocabulary,
+    *,
+    split: str,
+    max_history: int,
+) -> Iterator[tuple[Task, pl.DataFrame]]:
+    """Yield each task with its table of samples: user, task, item (the target), source and target tokens.
+
+    codes maps a modality to its codes (N, L), row i those of item i. Item tasks belong to the training split alone.
+
+    Raises DataError where the split has no sample.
+    """
+    tokens = {modality: vocabulary.tokens(modality, table) for modality, table in codes.items()}
+    found = histories(interactions, split=split, max_history=max_history)
+    if not len(found.targets):
+        raise DataError(f"{split} samples: expected at least one target with a history, found none")
+    for task in vocabulary.tasks:
+        if task.kind == "history":
+            yield task, _history_samples(task, found, tokens, vocabulary)
+        elif split == "train":
+            yield task, _item_samples(task, tokens, vocabulary)
+
+
+def _history_samples(
+    task: Task, found: Histories, tokens: Mapping[str, Tokens], vocabulary: Vocabulary
+) -> pl.DataFrame:
+    rows = found.items[_ranges(found.targets - found.lengths, found.lengths)]
+    source = tokens[task.source][rows]  # (sum of lengths, L)
+    items = found.items[found.targets]
+    return _table(
+        task,
+        users=found.users,
+        items=items,
+        source=_prefixed(vocabulary.prefix(task), source.ravel(), found.lengths * source.shape[1]),
+        target=_ended(tokens[task.target][items]),
+    )
+
+
+def _item_samples(task: Task, tokens: Mapping[str, Tokens], vocabulary: Vocabulary) -> pl.DataFrame:
+    source = tokens[task.source]
+    return _table(
+        task,
+        users=None,
+        items=np.arange(len(source), dtype=np.uint32),
+        source=_prefixed(vocabulary.prefix(task), source.ravel(), np.full(len(source), source.shape[1])),
+        target=_ended(tokens[task.target]),
+    )
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return starts[0], ..., starts[0] + lengths[0] - 1, starts[1], ...: all ranges, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(before - starts, lengths)
+
+
+def _prefixed(prefix: tuple[int, ...], values: Tokens, lengths: NDArray[np.int64]) -> Ragged:
+    """Return the rows that values holds, one of each length, each with prefix before it."""
+    offsets = np.concatenate([[0], np.cumsum(lengths + len(prefix))])
+    prefixed = np.empty(offsets[-1], np.uint16)
+    prefixed[_ranges(offsets[:-1] + len(prefix), lengths)] = values
+    for place, token in enumerate(prefix):
+        prefixed[offsets[:-1] + place] = token
+    return Ragged(prefixed, offsets)
+
+
+def _ended(tokens: Tokens) -> Ragged:
+    """Return the rows of tokens (S, L), each with END after it."""
+    ended = np.pad(tokens, ((0, 0), (0, 1)), constant_values=END)
+    return Ragged(ended.ravel(), np.arange(len(tokens) + 1) * ended.shape[1])
+
+
+def _table(
+    task: Task, *, users: NDArray[np.uint32] | None, items: NDArray[np.uint32], source: Ragged, target: Ragged
+) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "user": pl.Series(users, dtype=pl.UInt32)
+            if users is not None
+            else pl.Series([None] * len(items), dtype=pl.UInt32),
+            "task": pl.repeat(str(task), len(items), dtype=pl.String, eager=True),
+            "item": pl.Series(items, dtype=pl.UInt32),
+            "source": _list_series(source),
+            "target": _list_series(target),
+        }
+    )
+
+
+def _list_series(ragged: Ragged) -> pl.Series:
+    return pl.Series(pa.LargeListArray.from_arrays(ragged.offsets, ragged.values))

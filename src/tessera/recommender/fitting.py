@@ -1,0 +1,244 @@
+"""Train the T5: batches, steps, looks at the validation split, early stopping, and checkpoints to go on from.
+
+All randomness of an epoch (order of samples, dropout) follows from the seed, the epoch and the process, so a training
+that was killed and resumed ends with the same weights as one that was not.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import T5ForConditionalGeneration
+
+from tessera.errors import CheckpointError
+from tessera.recommender.batches import Samples, cut_into_batches
+from tessera.recommender.losses import TrainingLosses
+from tessera.recommender.ranking import Share
+from tessera.recommender.validation import MONITOR_CUTOFF, Validation, hit_sums, loss_sums
+from tessera.recommender.vocabulary import PAD
+
+
+class Settings(NamedTuple):
+    """How to train; the parameters of section t5 that are not sizes of the model."""
+
+    lambda_implicit: float
+    temperature: float
+    epochs: int
+    batch_size: int
+    accumulation: int
+    lr: float
+    warmup: float
+    weight_decay: float
+    clip_norm: float
+    monitor: str
+    monitor_every: int
+    patience: int
+    seed: int
+
+
+class Fitted(NamedTuple):
+    """The best model and one row an epoch of what was measured on the way."""
+
+    model: T5ForConditionalGeneration
+    history: list[dict[str, float]]
+    best_epoch: int
+
+
+class State(NamedTuple):
+    """All that a training needs to go on after an epoch."""
+
+    history: list[dict[str, float]]
+    best_weights: dict[str, Tensor]
+    best_value: float
+    best_epoch: int
+    looks_without_gain: int
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+
+class Store(Protocol):
+    """Where checkpoints are kept."""
+
+    def load(self) -> dict[str, Any] | None: ...  # noqa: D102
+    def save(self, checkpoint: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+def fit(
+    model: T5ForConditionalGeneration,
+    train: Samples,
+    validation: Validation,
+    ids: Mapping[str, Tensor],
+    *,
+    settings: Settings,
+    accelerator: Accelerator,
+    store: Store | None = None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
+    progress: Callable[[list[list[Tensor]], str], Iterable[list[Tensor]]] = lambda steps, _: steps,
+) -> Fitted:
+    """Train model on train and return it with its best weights by settings.monitor.
+
+    ids maps a modality to the tokens (N, L) of all items, for L_implicit. on_epoch is told each epoch's row, those
+    before a resumed epoch too. progress wraps the steps of an epoch under a title. The last checkpoint of a store is
+    gone on from.
+
+    Raises CheckpointError where the loss is no longer a number.
+    """
+    training = _Training(model, train, validation, ids, settings=settings, accelerator=accelerator)
+    state = _resumed(store, training) or State([], {}, -math.inf, best_epoch=0, looks_without_gain=0)
+    for row in state.history:
+        on_epoch(row)
+    while state.epoch < settings.epochs and state.looks_without_gain < settings.patience:
+        steps = training.steps(state.epoch)
+        row = training.epoch(state.epoch, steps, progress(steps, f"epoch {state.epoch + 1} of {settings.epochs}"))
+        state = training.looked(state, row)
+        on_epoch(state.history[-1])
+        if store is not None and accelerator.is_main_process:
+            store.save({**state._asdict(), **training.weights()})
+    model.load_state_dict(state.best_weights)
+    return Fitted(model.eval(), state.history, state.best_epoch)
+
+
+def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:
+    """Return the rate of step (from 0) of steps: a line up over the share warmup, then half a cosine down to 0."""
+    rising = max(1, round(steps * warmup))
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+class _Training:
+    """The objects that a training goes through its epochs with."""
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        train: Samples,
+        validation: Validation,
+        ids: Mapping[str, Tensor],
+        *,
+        settings: Settings,
+        accelerator: Accelerator,
+    ) -> None:
+        losses = TrainingLosses(model, ids, lambda_implicit=settings.lambda_implicit, temperature=settings.temperature)
+        optimizer = torch.optim.AdamW(losses.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.model, self.validation, self.settings, self.accelerator = model, validation, settings, accelerator
+        self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
+        self.train = train.to(accelerator.device)
+        self.processes, self.process = accelerator.num_processes, accelerator.process_index
+
+    def weights(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside the state."""
+        return {"weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_weights(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        """Go back to what weights() returned."""
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(optimizer)
+
+    def steps(self, epoch: int) -> list[list[Tensor]]:
+        """Return the epoch's steps; each holds up to settings.accumulation batches for all processes together."""
+        generator = torch.Generator().manual_seed(_derived_seed(self.settings.seed, epoch))
+        batches = cut_into_batches(
+            self.train.source.lengths,
+            batch_size=self.settings.batch_size * self.processes,
+            smallest=self.processes,
+            generator=generator,
+        )
+        each = self.settings.accumulation
+        return [batches[start : start + each] for start in range(0, len(batches), each)]
+
+    def epoch(self, epoch: int, steps: list[list[Tensor]], told: Iterable[list[Tensor]]) -> dict[str, float]:
+        """Go through steps, as told yields them; return the epoch's row of the history."""
+        torch.manual_seed(_derived_seed(self.settings.seed, epoch, self.process))
+        self.losses.train()
+        sums = torch.zeros(3, device=self.accelerator.device)  # token losses, tokens, L_implicit
+        for number, batches in enumerate(told, start=epoch * len(steps)):
+            rate = self._set_rate(number, steps=self.settings.epochs * len(steps))
+            sums += self._add_gradients(batches)
+            self.accelerator.clip_grad_norm_(self.losses.parameters(), self.settings.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        token_loss, tokens, implicit = self.accelerator.reduce(sums, "sum").tolist()
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": rate,
+            "train_loss": token_loss / tokens,
+            "implicit_loss": implicit / len(steps) / self.processes,
+        }
+        if not all(map(math.isfinite, row.values())):
+            raise CheckpointError(f"t5: expected a finite loss, found {row}; a lower t5.lr may help")
+        return row
+
+    def looked(self, state: State, row: dict[str, float]) -> State:
+        """Return state after the epoch of row, with a look at the validation split where one is due."""
+        is_last = state.epoch + 1 == self.settings.epochs
+        if (state.epoch + 1) % self.settings.monitor_every and not is_last:
+            return state._replace(history=[*state.history, row])
+        row = row | self._measured()
+        value = -row["valid_loss"] if self.settings.monitor == "loss" else row[f"valid_{self.settings.monitor}"]
+        history = [*state.history, row]
+        if value <= state.best_value:
+            return state._replace(history=history, looks_without_gain=state.looks_without_gain + 1)
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        return State(history, weights, value, best_epoch=len(history), looks_without_gain=0)
+
+    def _set_rate(self, step: int, *, steps: int) -> float:
+        rate = learning_rate(step, steps=steps, peak=self.settings.lr, warmup=self.settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _add_gradients(self, batches: list[Tensor]) -> Tensor:
+        """Add up the gradients of batches; return the sums of token losses, tokens and L_implicit of this process.
+
+        The token losses are divided by the tokens of all batches and processes, so that one large batch and the same
+        samples in several small ones give the same gradient.
+        """
+        tokens_in_all = sum(int(self.train.target.lengths[rows].sum()) for rows in batches)
+        sums = torch.zeros(3, device=self.accelerator.device)
+        for number, rows in enumerate(batches, start=1):
+            mine = rows[self.process :: self.processes]
+            source, target = self.train.source.padded(mine), self.train.target.padded(mine)
+            with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.losses):
+                token_loss, implicit = self.losses(source, target, self.train.items[mine])
+                loss = token_loss * self.processes / tokens_in_all
+                self.accelerator.backward(loss + self.settings.lambda_implicit * implicit / len(batches))
+            sums += torch.stack([token_loss.detach(), (target != PAD).sum(), implicit.detach() / len(batches)])
+        return sums
+
+    def _measured(self) -> dict[str, float]:
+        """Return the validation loss and, where the monitor asks for a ranking, HR@10 and NDCG@10 over all rankings."""
+        self.model.eval()
+        share = Share(self.process, self.processes)
+        sums = loss_sums(self.model, self.validation.samples, share, batch_size=self.settings.batch_size)
+        loss, tokens = self._over_processes(sums)
+        row = {"valid_loss": loss / tokens}
+        if self.settings.monitor == "loss":
+            return row
+        sums = hit_sums(self.model, self.validation.rankings, share, batch_size=self.settings.batch_size)
+        hits, gains, users = self._over_processes(sums)
+        return row | {f"valid_hr@{MONITOR_CUTOFF}": hits / users, f"valid_ndcg@{MONITOR_CUTOFF}": gains / users}
+
+    def _over_processes(self, sums: Tensor) -> list[float]:
+        total: list[float] = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
+        return total
+
+
+def _resumed(store: Store | None, training: _Training) -> State | None:
+    checkpoint = store.load() if store is not None else None
+    if checkpoint is None:
+        return None
+    training.load_weights(checkpoint.pop("weights"), checkpoint.pop("optimizer"))
+    return State(**checkpoint)
+
+
+def _derived_seed(seed: int, *parts: int) -> int:
+    return int(np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0] >> 1)

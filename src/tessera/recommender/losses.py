@@ -1,0 +1,78 @@
+"""What the T5 is trained to lower: cross-entropy on the tokens, and the implicit alignment of modalities."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+from transformers import T5ForConditionalGeneration
+
+from tessera.recommender.vocabulary import PAD
+
+
+def token_losses(model: T5ForConditionalGeneration, source: Tensor, target: Tensor) -> Tensor:
+    """Return the sum of -log p(token) over all target tokens; source (B, T) and target (B, T') are padded with PAD."""
+    decoder_input = nn.functional.pad(target[:, :-1], (1, 0), value=PAD)
+    logits = model(input_ids=source, attention_mask=source != PAD, decoder_input_ids=decoder_input).logits
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), target.flatten(), ignore_index=PAD, reduction="sum"
+    )
+
+
+def implicit_alignment(
+    model: T5ForConditionalGeneration, ids: Mapping[str, Tensor], items: Tensor, *, temperature: float
+) -> Tensor:
+    """Return L_implicit of MACRec (arXiv 2511.15122): how far the encoder's states of an item's IDs are apart.
+
+    ids maps a modality to the tokens (N, L) of all items; items (I,) are distinct, at least one. Per pair of
+    modalities: symmetric InfoNCE over cosine similarities of mean-pooled encoder states, where row i of one modality
+    belongs to row i of the other. Pairs of modalities are averaged.
+    """
+    states = [_pooled(model, tokens[items]) for tokens in ids.values()]
+    losses = [symmetric_info_nce(one, other, temperature=temperature) for one, other in combinations(states, 2)]
+    return torch.stack(losses).mean()
+
+
+def symmetric_info_nce(one: Tensor, other: Tensor, *, temperature: float) -> Tensor:
+    """Return InfoNCE (arXiv 1807.03748, eq. 4) between rows of one (I, D) and other (I, D), both directions averaged.
+
+    The similarity is the cosine over temperature; row i's positive is row i, all other rows are its negatives.
+    """
+    similarities = nn.functional.normalize(one, dim=1) @ nn.functional.normalize(other, dim=1).T / temperature
+    own = torch.arange(len(one), device=one.device)
+    return (nn.functional.cross_entropy(similarities, own) + nn.functional.cross_entropy(similarities.T, own)) / 2
+
+
+class TrainingLosses(nn.Module):
+    """Both losses in one forward pass, so that several processes' gradients meet in one place.
+
+    ids maps the modalities to align to the tokens of all items; with lambda_implicit = 0 they are not looked at.
+    """
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        ids: Mapping[str, Tensor],
+        *,
+        lambda_implicit: float,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self.model, self.lambda_implicit, self.temperature = model, lambda_implicit, temperature
+        self.modalities: Sequence[str] = tuple(ids)
+        for modality, tokens in ids.items():
+            self.register_buffer(f"ids_{modality}", tokens.long(), persistent=False)
+
+    def forward(self, source: Tensor, target: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed token losses of the batch, and L_implicit of its distinct target items (B,)."""
+        tokens = token_losses(self.model, source, target)
+        if not self.lambda_implicit or len(self.modalities) == 1:
+            return tokens, tokens.new_zeros(())
+        ids = {modality: self.get_buffer(f"ids_{modality}") for modality in self.modalities}
+        return tokens, implicit_alignment(self.model, ids, items.unique(), temperature=self.temperature)
+
+
+def _pooled(model: T5ForConditionalGeneration, tokens: Tensor) -> Tensor:
+    """Return the mean of the encoder's states over the tokens (I, L): (I, D)."""
+    states: Tensor = model.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+    return states.float().mean(dim=1)

@@ -1,0 +1,156 @@
+"""Rank items for many users: batches by length, beam search, a share of the users each process, one table."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import T5ForConditionalGeneration
+
+from tessera.recommender.batches import Rows, batches_by_length, rows_of, samples_of
+from tessera.recommender.beam import IMPOSSIBLE, Beams, beam_search
+from tessera.recommender.trie import Trie, build_trie
+from tessera.recommender.vocabulary import Task, Tokens
+
+SPLITS_BEFORE = {"valid": ["train"], "test": ["train", "valid"]}
+
+
+class Share(NamedTuple):
+    """One process of several: rows process, process + processes, ... are its own."""
+
+    process: int
+    processes: int
+
+    def of(self, rows: int) -> Tensor:
+        """Return the places of this share among rows."""
+        return torch.arange(rows)[self.process :: self.processes]
+
+
+class Ranked(NamedTuple):
+    """One modality's rankings: columns split, user, modality, rank (from 1), item, score."""
+
+    modality: str
+    users: int
+    table: pl.DataFrame
+
+
+def rank_users(
+    model: T5ForConditionalGeneration,
+    corpus: pl.DataFrame,
+    tokens: Mapping[str, Tokens],
+    tasks: Sequence[Task],
+    *,
+    split: str,
+    beams: int,
+    batch_size: int,
+    renormalise: bool,
+    interactions: pl.DataFrame | None,
+    accelerator: Accelerator,
+    progress: Callable[..., Iterable[Tensor]],
+) -> Iterator[Ranked]:
+    """Yield the rankings of each modality that tasks recommend in, for the users of the corpus table of split.
+
+    tokens maps a modality to the tokens (N, L) of all items. Where interactions are given, the items that a user has
+    before the target are left out. Every process yields the rankings of all users, of which it ranked its share.
+    progress(batches, title=...) wraps the batches.
+    """
+    for task in tasks:
+        if task.kind != "history" or not task.is_recommendation:
+            continue
+        rows = corpus.filter(pl.col("task") == str(task))
+        mine = Share(accelerator.process_index, accelerator.num_processes).of(rows.height)
+        seen = None if interactions is None else _seen_before(split, interactions, rows["user"]).take(mine)
+        found = rank(
+            model,
+            build_trie(tokens[task.target]),
+            samples_of(rows).source.take(mine),
+            beams=beams,
+            batch_size=batch_size,
+            renormalise=renormalise,
+            seen=seen,
+            progress=partial(progress, title=f"{split} {task.target}"),
+        )
+        everyone = _of_all_processes(found, accelerator, rows=rows.height)
+        table = rankings_table(everyone, users=rows["user"], split=split, modality=task.target)
+        yield Ranked(task.target, rows.height, table)
+
+
+def rank(
+    model: T5ForConditionalGeneration,
+    trie: Trie,
+    source: Rows,
+    *,
+    beams: int,
+    batch_size: int,
+    renormalise: bool,
+    seen: Rows | None = None,
+    progress: Callable[[list[Tensor]], Iterable[Tensor]] = iter,
+) -> Beams:
+    """Return the beams best items of each row of source, in the order of the rows and on the CPU.
+
+    The search runs where the model is. seen holds the items that each row must not be recommended. progress wraps the
+    batches.
+    """
+    trie = trie.to(model.device)
+    found = _nothing(len(source.lengths), beams)
+    for rows in progress(batches_by_length(source.lengths, batch_size=batch_size)):
+        batch = beam_search(
+            model,
+            trie,
+            source.padded(rows).to(model.device),
+            beams=beams,
+            renormalise=renormalise,
+            seen=None if seen is None else seen.padded(rows, filler=-1).to(model.device),
+        )
+        found.items[rows], found.scores[rows] = batch.items.cpu(), batch.scores.cpu()
+    return found
+
+
+def rankings_table(found: Beams, *, users: pl.Series, split: str, modality: str) -> pl.DataFrame:
+    """Return found as rows split, user, modality, rank (from 1), item, score; row i of found belongs to users[i]."""
+    items, scores = found.items.numpy(), found.scores.numpy()
+    row, place = np.nonzero(items >= 0)
+    return pl.DataFrame(
+        {
+            "split": pl.repeat(split, len(row), dtype=pl.String, eager=True),
+            "user": users.gather(row),
+            "modality": pl.repeat(modality, len(row), dtype=pl.String, eager=True),
+            "rank": pl.Series(place + 1, dtype=pl.UInt16),
+            "item": pl.Series(items[row, place], dtype=pl.UInt32),
+            "score": pl.Series(scores[row, place], dtype=pl.Float32),
+        }
+    )
+
+
+def target_ranks(found: Beams, targets: Tensor) -> Tensor:
+    """Return the rank (S,) of each row's target in found, from 1, or 0 where it is not there."""
+    is_target = found.items == targets[:, None]
+    return torch.where(is_target.any(1), is_target.int().argmax(1) + 1, 0)
+
+
+def _nothing(rows: int, beams: int) -> Beams:
+    return Beams(torch.full((rows, beams), -1), torch.full((rows, beams), IMPOSSIBLE))
+
+
+def _seen_before(split: str, interactions: pl.DataFrame, users: pl.Series) -> Rows:
+    """Return the items that each of users has in the splits before split."""
+    earlier = interactions.filter(pl.col("split").is_in(SPLITS_BEFORE[split]))
+    lists = users.to_frame().join(earlier.group_by("user").agg("item"), on="user", how="left", maintain_order="left")
+    return rows_of(lists["item"].fill_null([]))
+
+
+def _of_all_processes(found: Beams, accelerator: Accelerator, *, rows: int) -> Beams:
+    """Return the results of all processes, each of its Share of rows, in the order of the rows."""
+    if accelerator.num_processes == 1:
+        return found
+    return Beams(*(_interleaved(part, accelerator, rows=rows) for part in found))
+
+
+def _interleaved(part: Tensor, accelerator: Accelerator, *, rows: int) -> Tensor:
+    padded: Any = accelerator.pad_across_processes(part.to(accelerator.device), dim=0)
+    together: Tensor = accelerator.gather(padded)
+    return together.unflatten(0, (accelerator.num_processes, -1)).transpose(0, 1).flatten(0, 1)[:rows].cpu()

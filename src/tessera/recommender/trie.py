@@ -1,0 +1,96 @@
+"""The trie of valid IDs as flat tables (after STATIC, arXiv 2602.22647).
+
+IDs are sorted once, so the states of a level, numbered in that order, have consecutive children: a state is an
+integer, the children of state s are states starts[s] ... starts[s + 1] - 1 of the next level, and one array holds the
+token that leads to each. Nothing else is stored: for N items and L levels at most 2 N L integers.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tessera.errors import DataError
+
+
+class Level(NamedTuple):
+    """The step from the S states of one level to the C states of the next."""
+
+    starts: Tensor  # (S + 1,) first child of each state
+    tokens: Tensor  # (C,) token that leads to each child
+    first_token: int  # smallest of tokens
+    last_token: int  # largest of tokens
+    width: int  # children of the state that has the most
+
+
+class Trie(NamedTuple):
+    """Valid IDs; the leaves, states of the last level, hold items."""
+
+    levels: tuple[Level, ...]
+    leaf_starts: Tensor  # (leaves + 1,) first place in items of each leaf
+    items: Tensor  # (N,) items, leaf after leaf, ascending within one
+
+    def to(self, device: torch.device) -> "Trie":
+        """Return the same trie on device."""
+        levels = (
+            level._replace(starts=level.starts.to(device), tokens=level.tokens.to(device)) for level in self.levels
+        )
+        return Trie(tuple(levels), self.leaf_starts.to(device), self.items.to(device))
+
+    @property
+    def distinct(self) -> bool:
+        """Whether no two items share an ID."""
+        return len(self.items) == len(self.leaf_starts) - 1
+
+    @property
+    def bytes(self) -> int:
+        """How much memory the tables take."""
+        tables = [self.leaf_starts, self.items, *(table for level in self.levels for table in level[:2])]
+        return sum(table.nbytes for table in tables)
+
+
+def build_trie(tokens: NDArray[np.integer[Any]]) -> Trie:
+    """Return the trie of tokens (N, L), row i the ID of item i; items may share one.
+
+    Raises DataError where there is no item.
+    """
+    if not tokens.size:
+        raise DataError(f"trie: expected IDs of at least one item, found a table of {tokens.shape}")
+    order = np.lexsort(tokens.T[::-1])
+    sorted_ids = tokens[order]
+    levels, is_state = [], np.zeros(len(order), bool)
+    is_state[0] = True
+    for level in range(tokens.shape[1]):
+        is_child = is_state.copy()
+        is_child[1:] |= sorted_ids[1:, level] != sorted_ids[:-1, level]
+        levels.append(_level(is_state, is_child, sorted_ids[:, level]))
+        is_state = is_child
+    return Trie(tuple(levels), _starts(is_state, np.ones_like(is_state)), torch.from_numpy(order.astype(np.int32)))
+
+
+def _level(is_state: NDArray[np.bool_], is_child: NDArray[np.bool_], column: NDArray[np.integer[Any]]) -> Level:
+    starts, tokens = _starts(is_state, is_child), torch.from_numpy(column[is_child].astype(np.int32))
+    return Level(starts, tokens, int(tokens.min()), int(tokens.max()), int(starts.diff().max()))
+
+
+def _starts(is_state: NDArray[np.bool_], is_child: NDArray[np.bool_]) -> Tensor:
+    """Return where among the children each state's own begin, and the number of children after them."""
+    children_before: NDArray[np.int64] = np.cumsum(is_child) - is_child
+    return torch.from_numpy(np.append(children_before[is_state], is_child.sum()).astype(np.int32))
+
+
+def walk(trie: Trie) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Yield every ID with its items, in the order of the IDs: the plain reading of the tables."""
+
+    def below(level: int, state: int, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+        if level == len(trie.levels):
+            yield path, trie.items[trie.leaf_starts[state] : trie.leaf_starts[state + 1]].tolist()
+            return
+        starts, tokens, *_ = trie.levels[level]
+        for child in range(int(starts[state]), int(starts[state + 1])):
+            yield from below(level + 1, child, (*path, int(tokens[child])))
+
+    yield from below(0, 0, ())

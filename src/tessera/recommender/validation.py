@@ -1,0 +1,76 @@
+"""What early stopping looks at: the loss on validation samples, and where the validation items rank."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from transformers import T5ForConditionalGeneration
+
+from tessera.recommender.batches import Rows, Samples, batches_by_length, samples_of
+from tessera.recommender.losses import token_losses
+from tessera.recommender.ranking import Share, rank, target_ranks
+from tessera.recommender.trie import Trie, build_trie
+from tessera.recommender.vocabulary import PAD, Task, Tokens
+
+MONITOR_CUTOFF = 10
+"""Items in a ranking for early stopping: hr@10 and ndcg@10."""
+
+
+class RankingTask(NamedTuple):
+    """Users to rank items for in one modality, S of them."""
+
+    trie: Trie
+    source: Rows
+    targets: Tensor  # (S,) items
+
+
+class Validation(NamedTuple):
+    """All that is looked at between epochs."""
+
+    samples: Samples
+    rankings: tuple[RankingTask, ...]
+
+
+def validation_on(
+    corpus: pl.DataFrame, tokens: Mapping[str, Tokens], tasks: Sequence[Task], *, users: int
+) -> Validation:
+    """Return the validation of at most users users, taken at even distances, from the corpus table of that split.
+
+    tokens maps a modality to the tokens (N, L) of all items.
+    """
+    everyone = corpus["user"].unique().sort()
+    chosen = everyone.gather(np.linspace(0, len(everyone) - 1, min(users, len(everyone))).astype(np.int64))
+    looked_at = corpus.filter(pl.col("user").is_in(chosen.implode()))
+    rankings = []
+    for task in tasks:
+        if task.kind == "history" and task.is_recommendation:
+            rows = samples_of(looked_at.filter(pl.col("task") == str(task)))
+            rankings.append(RankingTask(build_trie(tokens[task.target]), rows.source, rows.items))
+    return Validation(samples_of(looked_at), tuple(rankings))
+
+
+@torch.inference_mode()
+def loss_sums(model: T5ForConditionalGeneration, samples: Samples, share: Share, *, batch_size: int) -> Tensor:
+    """Return the sums (2,) of -log p over the target tokens of this share of samples, and of those tokens."""
+    sums, mine = torch.zeros(2, device=model.device), share.of(len(samples.items))
+    for rows in batches_by_length(samples.source.lengths[mine], batch_size=batch_size):
+        source, target = (table.padded(mine[rows]).to(model.device) for table in (samples.source, samples.target))
+        sums += torch.stack([token_losses(model, source, target), (target != PAD).sum()])
+    return sums
+
+
+def hit_sums(
+    model: T5ForConditionalGeneration, rankings: Sequence[RankingTask], share: Share, *, batch_size: int
+) -> Tensor:
+    """Return the sums (3,) of hits, of 1 / log2(rank + 1) and of rows over this share of each ranking's users."""
+    sums = torch.zeros(3)
+    for trie, source, targets in rankings:
+        mine = share.of(len(targets))
+        found = rank(model, trie, source.take(mine), beams=MONITOR_CUTOFF, batch_size=batch_size, renormalise=True)
+        ranks = target_ranks(found, targets[mine])
+        gains = torch.where(ranks > 0, 1 / torch.log2(ranks + 1.0), 0.0)
+        sums += torch.stack([(ranks > 0).sum(), gains.sum(), torch.tensor(len(mine))])
+    return sums

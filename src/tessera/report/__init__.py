@@ -1,0 +1,1 @@
+"""Metrics and artifacts in, HTML and Markdown out."""

@@ -1,0 +1,84 @@
+"""A few users as they are: what they had, what they were recommended, and what they took next."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import polars as pl
+
+#: How much of a history is shown, the latest items, and how much of a ranking.
+SHOWN_HISTORY: Final = 7
+SHOWN_RANKING: Final = 10
+
+
+class Entry(NamedTuple):
+    """An item as it is shown."""
+
+    key: str
+    title: str
+    is_target: bool
+    is_seen: bool  # in the history before the target
+
+
+class Example(NamedTuple):
+    """A user's test case."""
+
+    user: int
+    history: list[Entry]  # the latest items before the target, in the user's order
+    earlier: int  # items before those
+    target: Entry
+    rank: int | None  # of the target in the ranking, None where it is not there
+    length: int  # of the ranking
+    recommended: list[Entry]  # the first of the ranking, rank 1 first
+
+
+def draw_users(ensemble: pl.DataFrame, *, examples: int, generator: np.random.Generator) -> list[int]:
+    """Return so many users with a test ranking (columns split and user), drawn without a look at how good it is.
+
+    There are fewer where there are no more. The result is sorted.
+    """
+    users = ensemble.filter(split="test")["user"].unique().sort().to_numpy()
+    drawn = generator.choice(users, size=min(examples, len(users)), replace=False)
+    return sorted(drawn.tolist())
+
+
+def examples_of(
+    users: list[int], *, interactions: pl.DataFrame, ensemble: pl.DataFrame, items: pl.DataFrame
+) -> list[Example]:
+    """Return the test case of each user.
+
+    interactions has user, item, position and split; ensemble has split, user, rank and item; items has item, key and
+    title.
+    """
+    named = items.select("item", "key", "title")
+    histories = interactions.filter(pl.col("user").is_in(users)).join(named, on="item").sort("position")
+    rankings = ensemble.filter(pl.col("user").is_in(users), split="test").join(named, on="item").sort("rank")
+    return [_example(user, history=histories.filter(user=user), ranking=rankings.filter(user=user)) for user in users]
+
+
+def _example(user: int, *, history: pl.DataFrame, ranking: pl.DataFrame) -> Example:
+    target = history.filter(split="test").row(0, named=True)
+    before = history.filter(pl.col("position") < target["position"])
+    seen = set(before["item"])
+
+    def entries(table: pl.DataFrame) -> list[Entry]:
+        return [
+            Entry(key, title, is_target=item == target["item"], is_seen=item in seen)
+            for item, key, title in table.select("item", "key", "title").iter_rows()
+        ]
+
+    ranks = ranking.filter(item=target["item"])["rank"].to_list()
+    return Example(
+        user=user,
+        history=entries(before.tail(SHOWN_HISTORY)),
+        earlier=max(0, before.height - SHOWN_HISTORY),
+        target=Entry(target["key"], target["title"], is_target=True, is_seen=target["item"] in seen),
+        rank=ranks[0] if ranks else None,
+        length=ranking.height,
+        recommended=entries(ranking.head(SHOWN_RANKING)),
+    )
+
+
+def shown_keys(examples: list[Example]) -> list[str]:
+    """Return the keys of the items that the examples show, each once."""
+    entries = (entry for each in examples for entry in (*each.history, each.target, *each.recommended))
+    return sorted({entry.key for entry in entries})

@@ -1,0 +1,124 @@
+"""Where and how a stage runs: its entry point, its device, its processes, its log and its progress."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tessera.errors import ParamsError, TesseraError
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+Element = TypeVar("Element")
+
+console = Console(stderr=True)
+log = logging.getLogger("tessera")
+
+
+def run(main: Callable[..., None] | typer.Typer) -> None:
+    """Run main as a Typer command, or the commands that it holds, and exit.
+
+    What goes wrong on purpose becomes one clear message and exit status 1; a command line that does not fit becomes
+    Typer's own message and exit status 2.
+    """
+    logging.basicConfig(
+        level=logging.INFO if is_main_process() else logging.ERROR,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False, show_level=False, markup=False)],
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    app = main if isinstance(main, typer.Typer) else _command(main)
+    try:
+        app()
+    except TesseraError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _command(main: Callable[..., None]) -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=sys.modules[main.__module__].__doc__)(main)
+    return app
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def torch_device(name: str) -> "torch.device":
+    """Return the device that the parameter `device` names; `auto` is the GPU of this process where there is one.
+
+    Raises ParamsError where the name means nothing here.
+    """
+    import torch
+
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ParamsError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ParamsError(f"device: expected a device of this machine, found {name!r}, and no GPU is here")
+    return device
+
+
+def accelerator_on(device: str, *, precision: str) -> "Accelerator":
+    """Return the `accelerate` view of this process and its siblings under `torchrun`.
+
+    device is the parameter of that name. precision is fp32, bf16, or auto: bf16 on a GPU that computes in it.
+    """
+    from accelerate import Accelerator
+
+    chosen = torch_device(device)
+    if chosen.type == "cuda":
+        import torch
+
+        torch.cuda.set_device(chosen)
+        if precision == "auto" and torch.cuda.is_bf16_supported():
+            precision = "bf16"
+    return Accelerator(cpu=chosen.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+
+
+def progress(elements: Iterable[Element], *, title: str, total: int | None = None) -> Iterator[Element]:
+    """Yield elements while a bar at a terminal, or a line each tenth of the way elsewhere, tells how far it is."""
+    total = total if total is not None else _length(elements)
+    if not is_main_process():
+        yield from elements
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            yield from bar.track(elements, total=total, description=title)
+    else:
+        yield from _told_in_lines(elements, title=title, total=total)
+
+
+def _told_in_lines(elements: Iterable[Element], *, title: str, total: int | None) -> Iterator[Element]:
+    told = 0
+    for done, element in enumerate(elements, start=1):
+        yield element
+        if total and done * 10 // total > told:
+            told = done * 10 // total
+            log.info("%s: %d of %d", title, done, total)
+
+
+def _length(elements: Iterable[Element]) -> int | None:
+    try:
+        return len(elements)  # type: ignore[arg-type]
+    except TypeError:
+        return None

@@ -1,0 +1,44 @@
+"""Write histories and IDs as token sequences: what the T5 reads, and what it should say."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessera.artifacts import read_table, table_writer, write_json
+from tessera.params import PARAMS_FILE, load_params
+from tessera.recommender.corpus import SPLITS, codes_by_modality, samples
+from tessera.recommender.vocabulary import Vocabulary, parse_tasks
+from tessera.runtime import run
+from tessera.schemas import CORPUS, IDS, INTERACTIONS
+
+
+def main(
+    interactions: Annotated[Path, typer.Option(help="Interactions with positions and splits.")],
+    ids: Annotated[Path, typer.Option(help="Semantic IDs.")],
+    vocabulary: Annotated[Path, typer.Option(help="Where the vocabulary goes.")],
+    train: Annotated[Path, typer.Option(help="Where the training samples go.")],
+    valid: Annotated[Path, typer.Option(help="Where the validation samples go.")],
+    test: Annotated[Path, typer.Option(help="Where the test samples go.")],
+    metrics: Annotated[Path, typer.Option(help="Where the counts go.")],
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
+) -> None:
+    params = load_params(params_file)
+    tasks = parse_tasks(params.corpus.tasks, params.modalities)
+    codes = codes_by_modality(read_table(ids, IDS), params.modalities)
+    words = Vocabulary.of(tasks, codes, codebook_size=params.quant.codebook_size)
+    table = read_table(interactions, INTERACTIONS)
+
+    counts: dict[str, dict[str, int]] = {}
+    for split, path in zip(SPLITS, (train, valid, test), strict=True):
+        made = samples(table, codes, words, split=split, max_history=params.corpus.max_history)
+        with table_writer(path, CORPUS) as write:
+            for task, table_of_task in made:
+                write(table_of_task)
+                counts.setdefault(split, {})[str(task)] = table_of_task.height
+    write_json(vocabulary, words.to_json())
+    write_json(metrics, {"vocabulary": words.size, **counts})
+
+
+if __name__ == "__main__":
+    run(main)

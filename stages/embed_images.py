@@ -1,0 +1,62 @@
+"""Embed what each item looks like: plain descriptors, any `open_clip` model, or vectors that exist already."""
+
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from tessera.artifacts import read_table, write_json, write_table
+from tessera.items.image_encoders import clip, descriptors
+from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
+from tessera.params import PARAMS_FILE, Image, load_params
+from tessera.runtime import accelerator_on, is_main_process, progress, run
+from tessera.schemas import ITEMS, VECTORS
+
+
+def main(
+    items: Annotated[Path, typer.Option(help="The items that remain.")],
+    images: Annotated[Path, typer.Option(help="Their pictures.")],
+    vectors: Annotated[Path, typer.Option(help="Where the vectors go.")],
+    metrics: Annotated[Path, typer.Option(help="Where the counts go.")],
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
+) -> None:
+    params = load_params(params_file)
+    table, counts = pl.DataFrame(schema=VECTORS), dict[str, float](items=0)
+    if "image" in params.modalities:
+        catalogue = read_table(items, ITEMS)
+        found = embedded(images, catalogue["key"], params.image, device=params.device)
+        filled = fill_absent(found, modality="image")
+        lost = int((catalogue["has_picture"].to_numpy() & ~found.present).sum())
+        table = vector_table(catalogue["item"], filled)
+        counts = vector_metrics(filled) | {"pictures_lost": lost}
+    if is_main_process():
+        write_table(vectors, table, VECTORS)
+        write_json(metrics, counts)
+
+
+def embedded(images: Path, keys: pl.Series, image: Image, *, device: str) -> Vectors:
+    """Return the vectors of the items with these keys."""
+    if image.encoder == "precomputed":
+        return precomputed(Path(image.path), keys)
+    if image.encoder == "descriptors":
+        return descriptors(
+            images,
+            keys,
+            dimensions=image.dimensions,
+            batch_size=image.batch_size,
+            progress=progress,
+        )
+    return clip(
+        images,
+        keys,
+        model=image.model,
+        checkpoint=image.checkpoint,
+        batch_size=image.batch_size,
+        accelerator=accelerator_on(device, precision="auto"),
+        progress=progress,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

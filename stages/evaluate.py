@@ -1,0 +1,101 @@
+"""Fuse the rankings of the modalities, and measure each ranking on the validation and the test items.
+
+Every user has one target a split and the whole catalogue is ranked; beside each modality and their ensemble stands
+popularity, the floor. `final` is what the system recommends: the ensemble, or the only modality there is.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import polars as pl
+import typer
+
+from tessera.artifacts import read_table, write_json, write_table
+from tessera.params import PARAMS_FILE, load_params
+from tessera.recommender.fusion import ENSEMBLE, fuse
+from tessera.recommender.metrics import (
+    Floats,
+    bootstrap_intervals,
+    measure,
+    measure_cuts,
+    measure_slices,
+    ranks_by_ranking,
+)
+from tessera.recommender.popularity import POPULARITY, rank_by_popularity
+from tessera.recommender.targets import check_rankings, doubts, find_targets, target_ranks
+from tessera.runtime import log, run
+from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS
+
+FINAL = "final"
+
+#: Keys of the metrics beside the modalities.
+RESERVED = (ENSEMBLE, POPULARITY, FINAL, "valid")
+
+
+def main(
+    rankings: Annotated[Path, typer.Option(help="The best items of each user and modality.")],
+    interactions: Annotated[Path, typer.Option(help="The interactions; those of valid and test are the targets.")],
+    per_user: Annotated[Path, typer.Option(help="To write: the rank of each user's target in each ranking.")],
+    ensemble: Annotated[Path, typer.Option(help="To write: the fused rankings.")],
+    metrics: Annotated[Path, typer.Option(help="To write: the measures of each ranking.")],
+    slices: Annotated[Path, typer.Option(help="To write: HR@10 and NDCG@10 by target frequency and history length.")],
+    curve: Annotated[Path, typer.Option(help="To write: HR@K and NDCG@K for each K, on the test split.")],
+    intervals: Annotated[Path, typer.Option(help="To write: bootstrap intervals of the measures.")],
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
+) -> None:
+    params = load_params(params_file)
+    section = params.eval
+    single = read_table(rankings, RANKINGS)
+    history = read_table(interactions, INTERACTIONS)
+    targets = find_targets(history)
+    check_rankings(single, targets, items=history["item"].n_unique(), reserved=RESERVED)
+    for doubt in doubts(single, targets):
+        log.warning(doubt)
+
+    modalities = single["modality"].unique()
+    longest = int(single["rank"].to_numpy().max())
+    fused = fuse(single, rule=params.decode.fusion)
+    popular = rank_by_popularity(history, length=longest, exclude_seen=params.decode.exclude_seen)
+    compared = [single, fused, popular] if len(modalities) > 1 else [single, popular]
+    found = pl.concat(target_ranks(table, targets) for table in compared)
+    ranks = ranks_by_ranking(found)
+    final = ENSEMBLE if len(modalities) > 1 else modalities[0]
+    bounds = {"target_frequency": section.frequency_bounds, "history_length": section.history_bounds}
+
+    write_table(per_user, found, PER_USER)
+    write_table(ensemble, fused, RANKINGS)
+    write_json(metrics, _document(ranks, measure, final=final))
+    write_json(slices, measure_slices(found, bounds=bounds))
+    write_json(curve, measure_cuts(ranks["test"], longest=longest))
+    drawn = partial(
+        bootstrap_intervals,
+        confidence=section.confidence,
+        resamples=section.resamples,
+        generator=np.random.default_rng(params.seed),
+    )
+    write_json(
+        intervals,
+        {
+            "confidence": section.confidence,
+            "resamples": section.resamples,
+            "users": {split: targets.filter(split=split).height for split in ranks},
+            "intervals": _document(ranks, drawn, final=final),
+        },
+    )
+
+
+def _document(
+    ranks: dict[str, dict[str, Floats]], of: Callable[[Floats], Mapping[str, object]], *, final: str
+) -> dict[str, object]:
+    """Return what `of` makes of each test ranking, `final` among them, and of each validation ranking under `valid`."""
+    by_split = {split: {name: of(each) for name, each in rankings.items()} for split, rankings in ranks.items()}
+    for rankings in by_split.values():
+        rankings[FINAL] = rankings[final]
+    return {**by_split["test"], "valid": by_split["valid"]}
+
+
+if __name__ == "__main__":
+    run(main)

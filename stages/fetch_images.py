@@ -1,0 +1,71 @@
+"""Fetch the picture of each item that a first k-core keeps, and make them alike: small JPEGs in one table."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessera.artifacts import read_table, whole_file, write_json
+from tessera.items.fetching import picture_files
+from tessera.items.filtering import dense_interactions
+from tessera.items.picture_parts import PASSING, fetch_parts, fingerprint, merge, summed_up, wanted_pictures
+from tessera.items.pictures import Limits
+from tessera.items.places import at_home, is_watched
+from tessera.items.web import Patience
+from tessera.params import PARAMS_FILE, AmazonDataset, Dataset, FolderDataset, load_params
+from tessera.runtime import log, progress, run
+from tessera.schemas import RAW_ITEMS, REVIEWS
+
+
+def main(
+    reviews: Annotated[Path, typer.Option(help="Every review that could be read.")],
+    items: Annotated[Path, typer.Option(help="What the source says of each item, and where its pictures are.")],
+    images: Annotated[Path, typer.Option(help="Where the pictures go, and why there is none where there is none.")],
+    metrics: Annotated[Path, typer.Option(help="Where the counts go: items by status, and bytes.")],
+    downloads: Annotated[Path, typer.Option(help="Where a run cut short leaves what it has.")] = Path("downloads"),
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
+) -> None:
+    params = load_params(params_file)
+    dense = dense_interactions(read_table(reviews, REVIEWS), min_rating=params.filter.min_rating, k=params.filter.k)
+    wanted = wanted_pictures(dense.interactions["item_key"], items=read_table(items, RAW_ITEMS))
+    files, root = _local_pictures(params.dataset)
+    limits = Limits(**params.images.model_dump(include=set(Limits._fields)))
+
+    parts = at_home(downloads) / f"pictures-{fingerprint(wanted, files=files, limits=limits)}"
+    paths = fetch_parts(
+        wanted,
+        parts=parts,
+        files=files,
+        root=root,
+        limits=limits,
+        patience=Patience(timeout=params.images.timeout, retries=params.images.retries),
+        workers=params.images.workers,
+        progress=progress,
+    )
+    counts = summed_up(paths)
+    passing = sum(counts["status"][status] for status in PASSING)
+    if passing:
+        log.warning("%d pictures failed for what may pass: `dvc repro -f -s fetch_images` tries again", passing)
+
+    with whole_file(images) as partial:
+        merge(paths, into=partial)
+    write_json(metrics, counts)
+    shutil.rmtree(parts)
+
+
+def _local_pictures(dataset: Dataset) -> tuple[dict[str, Path], Path | None]:
+    """Return the picture files by key, and where the paths that items name start."""
+    match dataset:
+        case AmazonDataset(pictures=str(folder), watch=watch):
+            if not is_watched(Path(folder), watch=Path(watch)):
+                log.warning("%s: DVC does not see when it changes: set dataset.watch to it, or to its folder", folder)
+            return picture_files(at_home(Path(folder))), None
+        case FolderDataset(path=path):
+            return {}, at_home(Path(path))
+        case _:
+            return {}, None
+
+
+if __name__ == "__main__":
+    run(main)

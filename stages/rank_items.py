@@ -1,0 +1,63 @@
+"""Rank items for every user: beam search over the trie of valid IDs, once a modality."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessera.artifacts import read_json, read_table, table_writer, write_json
+from tessera.params import PARAMS_FILE, load_params
+from tessera.recommender.corpus import codes_by_modality
+from tessera.recommender.model import load_model
+from tessera.recommender.ranking import rank_users
+from tessera.recommender.vocabulary import Vocabulary
+from tessera.runtime import accelerator_on, progress, run
+from tessera.schemas import CORPUS, IDS, INTERACTIONS, RANKINGS
+
+
+def main(
+    vocabulary: Annotated[Path, typer.Option(help="What each token means.")],
+    ids: Annotated[Path, typer.Option(help="Semantic IDs.")],
+    interactions: Annotated[Path, typer.Option(help="Interactions, for what a user has seen.")],
+    valid: Annotated[Path, typer.Option(help="Validation samples.")],
+    test: Annotated[Path, typer.Option(help="Test samples.")],
+    checkpoint: Annotated[Path, typer.Option(help="The trained T5.")],
+    rankings: Annotated[Path, typer.Option(help="Where the rankings go.")],
+    metrics: Annotated[Path, typer.Option(help="Where their counts go.")],
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
+) -> None:
+    params = load_params(params_file)
+    words = Vocabulary.from_json(read_json(vocabulary))
+    codes = codes_by_modality(read_table(ids, IDS), words.modalities)
+    tokens = {modality: words.tokens(modality, table) for modality, table in codes.items()}
+    seen = read_table(interactions, INTERACTIONS) if params.decode.exclude_seen else None
+    accelerator = accelerator_on(params.device, precision="fp32")
+    model = load_model(checkpoint, words).to(accelerator.device)
+
+    counts: dict[str, dict[str, int]] = {}
+    is_first = accelerator.is_main_process
+    with table_writer(rankings, RANKINGS) if is_first else nullcontext(lambda _: None) as write:
+        for split, corpus in (("valid", valid), ("test", test)):
+            for ranked in rank_users(
+                model,
+                read_table(corpus, CORPUS),
+                tokens,
+                words.tasks,
+                split=split,
+                beams=params.decode.beams,
+                batch_size=params.decode.batch_size,
+                renormalise=params.decode.renormalise,
+                interactions=seen,
+                accelerator=accelerator,
+                progress=progress,
+            ):
+                write(ranked.table)
+                counts.setdefault(split, {})[f"{ranked.modality}_users"] = ranked.users
+                counts[split][f"{ranked.modality}_rows"] = ranked.table.height
+    if is_first:
+        write_json(metrics, counts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,52 @@
+"""Give every item its semantic ID in each modality, and no two items the same one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import torch
+import typer
+
+from tessera.artifacts import named_paths, read_table, write_json, write_table
+from tessera.codes.checkpoint import load
+from tessera.codes.collisions import resolve
+from tessera.codes.encoding import encode
+from tessera.codes.id_file import codes_of, estimated_paths, read_ids
+from tessera.codes.statistics import summary
+from tessera.codes.tables import id_table, matrix
+from tessera.params import PARAMS_FILE, load_params
+from tessera.runtime import run, torch_device
+from tessera.schemas import IDS, ITEMS, VECTORS
+
+
+def main(
+    vectors: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's vectors; once a modality.")],
+    quantizer: Annotated[Path, typer.Option(help="The trained quantizer: a folder. Not read if ids.source is file.")],
+    items: Annotated[Path, typer.Option(help="The items.")],
+    ids: Annotated[Path, typer.Option(help="To write: the semantic IDs.")],
+    metrics: Annotated[Path, typer.Option(help="To write: collisions and use of codes, before and after.")],
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
+) -> None:
+    params = load_params(params_file)
+    shop = read_table(items, ITEMS)
+    files = named_paths(vectors)
+    tables = {name: read_table(files[name], VECTORS) for name in params.modalities if name in files}
+    matrices = {name: matrix(tables.get(name), shop["item"], modality=name) for name in params.modalities}
+    size = params.quant.codebook_size
+
+    keys = shop["key"].to_list()
+    if params.ids.source == "file":
+        published = read_ids(Path(params.ids.path))
+        paths = {n: estimated_paths(codes_of(published, n, keys=keys), m, size=size) for n, m in matrices.items()}
+    else:
+        trained, device = load(quantizer, codebook_size=size), torch_device(params.device)
+        paths = {n: encode(trained, n, torch.from_numpy(m), device=device) for n, m in matrices.items()}
+    codes = {name: resolve(path, rule=params.ids.collisions, names=keys) for name, path in paths.items()}
+
+    rows = [id_table(shop["item"], name, codes=codes[name], first=path.codes) for name, path in paths.items()]
+    write_table(ids, pl.concat(rows), IDS)
+    write_json(metrics, {name: summary(path.codes, codes[name]) for name, path in paths.items()})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,66 @@
+"""Train a T5 to generate the next item's ID; a training that was killed goes on from its last epoch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from tessera.artifacts import read_json, read_table, whole_folder, write_json
+from tessera.checkpoints import CheckpointStore, fingerprint
+from tessera.curves import live_curves
+from tessera.params import PARAMS_FILE, load_params
+from tessera.recommender.batches import samples_of
+from tessera.recommender.corpus import codes_by_modality
+from tessera.recommender.fitting import Settings, fit
+from tessera.recommender.model import Sizes, new_model
+from tessera.recommender.validation import validation_on
+from tessera.recommender.vocabulary import Vocabulary
+from tessera.runtime import accelerator_on, progress, run
+from tessera.schemas import CORPUS, IDS
+
+
+def main(
+    vocabulary: Annotated[Path, typer.Option(help="What each token means.")],
+    ids: Annotated[Path, typer.Option(help="Semantic IDs.")],
+    train: Annotated[Path, typer.Option(help="Training samples.")],
+    valid: Annotated[Path, typer.Option(help="Validation samples.")],
+    checkpoint: Annotated[Path, typer.Option(help="Where the model goes: a folder for `from_pretrained`.")],
+    history: Annotated[Path, typer.Option(help="Where each epoch's measures go.")],
+    curves: Annotated[Path, typer.Option(help="The folder where live curves grow.")],
+    metrics: Annotated[Path, typer.Option(help="Where the best epoch's measures go.")],
+    resume: Annotated[Path, typer.Option(help="Where checkpoints of unfinished trainings lie.")] = Path("checkpoints"),
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
+) -> None:
+    params = load_params(params_file)
+    words = Vocabulary.from_json(read_json(vocabulary))
+    codes = codes_by_modality(read_table(ids, IDS), words.modalities)
+    tokens = {modality: words.tokens(modality, table) for modality, table in codes.items()}
+    store = CheckpointStore(
+        resume, fingerprint([params.t5.model_dump(), params.seed], files=[vocabulary, ids, train, valid])
+    )
+
+    accelerator = accelerator_on(params.device, precision=params.t5.precision)
+    with live_curves(curves) as add_to_curves:
+        fitted = fit(
+            new_model(words, Sizes(**params.t5.model_dump(include=set(Sizes._fields))), seed=params.seed),
+            samples_of(read_table(train, CORPUS)),
+            validation_on(read_table(valid, CORPUS), tokens, words.tasks, users=params.t5.monitor_users),
+            {modality: torch.from_numpy(table) for modality, table in tokens.items()},
+            settings=Settings(**params.t5.model_dump(include=set(Settings._fields)), seed=params.seed),
+            accelerator=accelerator,
+            store=store,
+            on_epoch=add_to_curves,
+            progress=lambda steps, title: progress(steps, title=title),
+        )
+    if accelerator.is_main_process:
+        with whole_folder(checkpoint) as folder:
+            fitted.model.save_pretrained(folder)
+        write_json(history, fitted.history)
+        best = fitted.history[fitted.best_epoch - 1]
+        write_json(metrics, {"parameters": fitted.model.num_parameters(), "epochs": len(fitted.history), "best": best})
+        store.remove()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,258 @@
+"""Training: that it learns, that it repeats itself, and that every parameter does what it says."""
+
+import pytest
+import torch
+
+from tessera.codes.fitting import _dead, _Items, _replace, fit
+from tessera.codes.losses import ABSENT, positives
+from tessera.codes.quantizer import CrossModalQuantizer
+from tessera.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def fitted(shop, objective, schedule):
+    """Return `fitted(section changes..., modalities=...)` on the small catalogue."""
+
+    def run(given=None, *, architecture=None, seed=0, progress=iter, **changes):
+        given = given or shop()
+        weights = {k: v for k, v in changes.items() if k in objective().__dataclass_fields__}
+        return fit(
+            given.vectors,
+            given.labels,
+            architecture=given.architecture(**(architecture or {})),
+            objective=objective(**weights),
+            schedule=schedule(**{k: v for k, v in changes.items() if k not in weights}),
+            generator=torch.Generator().manual_seed(seed),
+            device=CPU,
+            progress=progress,
+        )
+
+    return run
+
+
+@pytest.fixture
+def usual(fitted, weights):
+    return weights(fitted().quantizer)
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(fitted, weights, usual):
+    before = torch.random.get_rng_state()
+    assert same(weights(fitted().quantizer), usual)
+    assert not same(weights(fitted(seed=1).quantizer), usual)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alpha": 0.5},
+        {"lambda_con": 0.0},
+        {"lambda_con": 0.5},
+        {"con_start_level": 2},
+        {"lambda_align": 0.5},
+        {"temperature": 0.2},
+        {"similarity": "inner"},
+        {"epochs": 4},
+        {"batch_size": 40},
+        {"lr": 0.002},
+        {"weight_decay": 0.1},
+        {"initialisation": "random"},
+        {"architecture": {"levels": 2}},
+        {"architecture": {"codebook_size": 4}},
+        {"architecture": {"latent_dim": 5}},
+        {"architecture": {"hidden": (17,)}},
+        {"architecture": {"method": "rkmeans"}},
+    ],
+    ids=str,
+)
+def test_every_parameter_changes_the_weights(fitted, weights, usual, changes):
+    assert not same(weights(fitted(**changes).quantizer), usual)
+
+
+def test_replacing_dead_codes_changes_codes_that_nothing_else_would(fitted):
+    """Random codes start far from where the encoder puts most items, and with a rate of next to 0 stay there."""
+    kept = fitted(initialisation="random", replace_dead_after=0, lr=1e-9, epochs=5)
+    replaced = fitted(initialisation="random", replace_dead_after=2, lr=1e-9, epochs=5)
+    assert kept.history["replaced_text_0"].sum() == 0
+    assert replaced.history["replaced_text_0"].to_list()[0] == 0
+    assert replaced.history["replaced_text_0"].to_list()[1] > 0
+    assert replaced.history["used_text_0"][-1] > kept.history["used_text_0"][-1]
+
+
+def test_dead_codes_by_hand():
+    unused = {"text": torch.tensor([[1, 1, 0]])}
+    dead = _dead(unused, {"text": torch.tensor([[True, False, False]])}, limit=2)
+    assert dead["text"].tolist() == [[False, True, False]]
+    assert unused["text"].tolist() == [[0, 0, 1]]
+    assert not _dead(unused, {"text": torch.zeros(1, 3, dtype=torch.bool)}, limit=0)["text"].any()
+
+
+def test_a_dead_code_goes_to_a_residual_of_its_level(shop):
+    given = shop(("text",))
+    quantizer = CrossModalQuantizer(given.architecture())
+    last = quantizer(given.vectors)
+    last["text"].residuals.data = torch.arange(3.0)[:, None, None].expand(3, 120, 4).clone()
+    dead = torch.zeros(3, 8, dtype=torch.bool)
+    dead[1, 5] = dead[2, 0] = True
+    _replace({"text": dead}, quantizer, last, generator=torch.Generator())
+    codebooks = quantizer.of("text").codebooks.detach()
+    assert codebooks[1, 5].tolist() == [1.0] * 4
+    assert codebooks[2, 0].tolist() == [2.0] * 4
+    assert int((codebooks != 0).any(-1).sum()) == 2
+
+
+def test_training_lowers_the_reconstruction_error_and_uses_most_codes(fitted, shop):
+    given = shop(items=300)
+    history = fitted(given, epochs=60, lr=5e-3, architecture={"hidden": (32,), "latent_dim": 8}).history
+    assert history["recon"][-1] < 0.5 * history["recon"][0]
+    for modality in ("text", "image"):
+        assert history[f"used_{modality}_0"][-1] >= 6
+        assert history[f"used_{modality}_1"][-1] >= 6
+
+
+def test_the_contrast_pulls_together_what_shares_the_other_modality(fitted, shop):
+    given = shop(items=200)
+
+    def contrast_after(weight):
+        history = fitted(given, epochs=40, lr=5e-3, lambda_con=weight, lambda_align=0.0).history
+        return history["con"][-1]
+
+    assert contrast_after(5.0) < contrast_after(1e-6)
+
+
+def test_history_has_a_row_an_epoch_and_finite_numbers(fitted):
+    history = fitted(epochs=4).history
+    assert history["epoch"].to_list() == [1, 2, 3, 4]
+    assert history.columns[:6] == ["epoch", "total", "rq", "recon", "con", "align"]
+    assert {"con_text_by_image_1", "con_image_by_text_2", "align_text_image", "used_image_2"} <= set(history.columns)
+    assert "con_text_by_image_0" not in history.columns
+    assert history.null_count().sum_horizontal().item() == 0
+    weighted = history["rq"] + history["recon"] + 0.1 * history["con"] + 0.001 * history["align"]
+    assert history["total"].to_list() == pytest.approx(weighted.to_list(), rel=1e-4)
+
+
+def test_progress_is_told_of_every_epoch(fitted):
+    told = []
+
+    def progress(epochs):
+        for epoch in epochs:
+            told.append(epoch)
+            yield epoch
+
+    fitted(epochs=3, progress=progress)
+    assert told == [0, 1, 2]
+
+
+@pytest.mark.parametrize("modalities", [("text",), ("text", "image", "sound")])
+def test_one_modality_and_three(fitted, shop, modalities):
+    history = fitted(shop(modalities)).history
+    pairs = len(modalities) * (len(modalities) - 1)
+    assert sum(name.startswith("positives_") for name in history.columns) == pairs
+    assert sum(name.startswith("align_") for name in history.columns) == pairs // 2
+
+
+def test_vectors_are_centred_on_those_present_and_of_unit_mean_square(fitted, shop):
+    given = shop(absent=40)
+    part = fitted(given, epochs=1).quantizer.of("image")
+    scaled = part.scaled(given.vectors["image"])
+    assert scaled[40:].mean(0).abs().max() < 1e-5
+    assert float(scaled[40:].square().mean()) == pytest.approx(1, rel=1e-5)
+    assert scaled[:40].abs().max() < 1e-5
+
+
+def test_the_scale_of_the_vectors_does_not_matter_to_the_codes(fitted, shop):
+    given = shop()
+    larger = given._replace(vectors={name: 1000 * matrix for name, matrix in given.vectors.items()})
+    one, other = fitted(given).history, fitted(larger).history
+    assert one["total"].to_list() == pytest.approx(other["total"].to_list(), rel=1e-3)
+
+
+def test_equal_vectors_are_no_trouble(fitted, shop):
+    given = shop(("text",))
+    given.vectors["text"][:] = 3.0
+    assert fitted(given).history["recon"][-1] == 0
+
+
+def test_fewer_items_than_codes(fitted, shop):
+    history = fitted(shop(items=5)).history
+    assert history["used_text_0"][-1] <= 5
+
+
+def test_first_codes_are_the_clusters_of_the_first_residuals(fitted):
+    """With next to no learning, k-means codes leave less than random ones do."""
+    clustered = fitted(epochs=1, lr=1e-9).history["rq"][0]
+    random = fitted(epochs=1, lr=1e-9, initialisation="random").history["rq"][0]
+    assert clustered < 0.5 * random
+
+
+def test_residual_kmeans_learns_no_network_and_has_a_history_of_one_look(fitted, shop):
+    given = shop()
+    result = fitted(given, architecture={"method": "rkmeans"}, epochs=7)
+    assert result.history.height == 1
+    part = result.quantizer.of("text")
+    assert part.codebooks.shape == (3, 8, 10)
+    recon = [fitted(given, architecture={"method": "rkmeans", "levels": n}).history["recon"][0] for n in (1, 2, 3)]
+    assert recon[0] > recon[1] > recon[2] > 0
+
+
+class TestBatches:
+    """An epoch of `_Items`."""
+
+    @pytest.fixture
+    def items(self, shop):
+        given = shop(items=11)
+        given.vectors["text"][:, 0] = torch.arange(11.0)
+        given.labels["image"][:] = torch.arange(11)
+        return _Items(("text", "image"), given.vectors, given.labels, device=CPU)
+
+    @pytest.mark.parametrize(("size", "sizes"), [(4, [4, 4, 3]), (6, [6, 5]), (11, [11]), (50, [11])])
+    def test_all_items_once_in_equal_batches(self, items, size, sizes):
+        batches = list(items.batches(size, generator=torch.Generator()))
+        assert [len(batch.labels["text"]) for batch in batches] == sizes
+        assert sorted(torch.cat([batch.labels["image"] for batch in batches]).tolist()) == list(range(11))
+
+    def test_rows_of_vectors_and_labels_belong_together(self, items):
+        for batch in items.batches(4, generator=torch.Generator()):
+            assert batch.vectors["text"][:, 0].tolist() == batch.labels["image"].tolist()
+            assert batch.draws["text", "image"].shape == batch.draws["image", "text"].shape == batch.labels["text"].shape
+
+    def test_the_order_is_new_each_time(self, items):
+        generator = torch.Generator()
+        first, second = (next(iter(items.batches(11, generator=generator))).labels["image"] for _ in range(2))
+        assert first.tolist() != second.tolist()
+
+
+def test_absent_items_are_nobodys_positive(shop):
+    labels = shop(absent=30).labels["image"]
+    chosen = positives(labels, torch.rand(120, generator=torch.Generator()))
+    assert torch.equal(chosen[:30], torch.arange(30))
+    assert (labels[chosen[30:]] != ABSENT).all()
+
+
+def test_errors_name_the_modality_and_what_is_wrong(fitted, shop):
+    given = shop()
+    with pytest.raises(DataError, match="image: expected vectors and labels, found no labels"):
+        fitted(given._replace(labels={"text": given.labels["text"]}))
+    with pytest.raises(DataError, match="sound: expected vectors and labels, found no vectors"):
+        fitted(given, architecture={"widths": {"text": 10, "sound": 3}})
+    with pytest.raises(DataError, match=r"image: expected 120 vectors of width 11 .* found vectors of shape \(7, 11\)"):
+        fitted(given._replace(vectors={**given.vectors, "image": given.vectors["image"][:7]}))
+    nowhere = {**given.labels, "image": torch.full_like(given.labels["image"], ABSENT)}
+    with pytest.raises(DataError, match="image: expected an item that has this modality, found none among 120"):
+        fitted(given._replace(labels=nowhere))
+    given.vectors["text"][3, 4] = torch.nan
+    with pytest.raises(DataError, match="text: expected finite vectors"):
+        fitted(given)
+
+
+def test_a_loss_that_leaves_the_finite_numbers_is_an_error(fitted):
+    with pytest.raises(DataError, match=r"quant.lr: expected .* found (nan|inf) in epoch \d"):
+        fitted(lr=1e30, epochs=6)

@@ -1,0 +1,269 @@
+"""Every term of L_ID against the formula written as loops."""
+
+import math
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.codes.losses import (
+    ABSENT,
+    SHORTEST,
+    alignment_loss,
+    contrast_loss,
+    identifier_loss,
+    info_nce,
+    positives,
+    quantization_loss,
+    reconstruction_loss,
+    similarities,
+)
+from tessera.codes.quantizer import CrossModalQuantizer, initialise_layers
+
+ITEMS = 24
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def slow_info_nce(logits, targets, anchors, candidates):
+    losses = []
+    for row in range(len(logits)):
+        if anchors[row]:
+            among = [float(logits[row, column]) for column in range(len(logits)) if candidates[column]]
+            losses.append(-float(logits[row, targets[row]]) + math.log(sum(math.exp(value) for value in among)))
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def slow_similarity(a, b, objective):
+    if objective.similarity == "cosine":
+        return float(a @ b / (a.norm() * b.norm())) / objective.temperature
+    return float(a @ b) / objective.temperature
+
+
+def slow_logits(one, other, objective):
+    return torch.tensor([[slow_similarity(a, b, objective) for b in other] for a in one])
+
+
+def test_quantization_loss_by_hand():
+    residuals = torch.tensor([[[1.0, 2.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 1.0]]])  # 2 levels, 2 items
+    codes = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    # Level 0: (4 + 0) / 2 = 2; level 1: (9 + 1) / 2 = 5; each once for the codes and alpha times for the encoder.
+    assert quantization_loss(residuals, codes, alpha=0.25).tolist() == [2.5, 6.25]
+    assert quantization_loss(residuals, codes, alpha=0.0).tolist() == [2.0, 5.0]
+
+
+def test_reconstruction_loss_sums_over_features_and_averages_over_items():
+    assert float(reconstruction_loss(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.zeros(2, 2))) == 2.5
+
+
+def test_positives_by_hand():
+    # A draw of 0 takes the next of the label's items, round the end; a draw just below 1 takes the one before.
+    labels = torch.tensor([7, 3, 7, 7, ABSENT, ABSENT])
+    assert positives(labels, torch.zeros(6)).tolist() == [2, 1, 3, 0, 4, 5]
+    assert positives(labels, torch.full((6,), 0.999)).tolist() == [3, 1, 0, 2, 4, 5]
+
+
+def test_a_draw_that_rounds_up_to_one_chooses_another_item():
+    labels = torch.zeros(5, dtype=torch.int64)
+    assert positives(labels, torch.ones(5)).tolist() == [4, 0, 1, 2, 3]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(ABSENT, 4), min_size=1, max_size=30), st.integers(0, 2**31))
+def test_positives_equal_a_loop(values, seed):
+    draws = torch.rand(len(values), generator=torch.Generator().manual_seed(seed))
+    chosen = positives(torch.tensor(values), draws).tolist()
+    for item, label in enumerate(values):
+        group = [other for other, value in enumerate(values) if value == label]
+        if label == ABSENT or len(group) == 1:
+            assert chosen[item] == item
+        else:
+            step = 1 + int(float(draws[item] * (len(group) - 1)))
+            assert chosen[item] == group[(group.index(item) + step) % len(group)]
+
+
+def test_every_other_item_is_equally_likely():
+    labels = torch.tensor([1, 0, 1, 1, 1, 0])
+    generator = torch.Generator().manual_seed(0)
+    rounds = 3000
+    chosen = torch.stack([positives(labels, torch.rand(6, generator=generator)) for _ in range(rounds)])
+    shares = torch.bincount(chosen[:, 2], minlength=6) / rounds
+    assert shares[[1, 2, 5]].tolist() == [0, 0, 0]
+    assert shares[[0, 3, 4]].sub(1 / 3).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner"])
+def test_similarities_equal_loops(objective, similarity):
+    chosen = objective(similarity=similarity, temperature=0.3)
+    one, other = random(5, 3), random(5, 3, seed=1)
+    found = similarities(one, other, similarity=similarity, temperature=0.3)
+    torch.testing.assert_close(found, slow_logits(one, other, chosen), rtol=1e-4, atol=1e-5)
+
+
+def test_a_vector_without_direction_has_a_bounded_gradient():
+    still = torch.zeros(2, 3, requires_grad=True)
+    similarities(still, torch.ones(2, 3), similarity="cosine", temperature=1.0).sum().backward()
+    assert still.grad.abs().max() <= 2 / SHORTEST
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 9), st.integers(0, 2**31))
+def test_info_nce_equals_a_loop(items, seed):
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(items, items, generator=draw)
+    candidates = torch.rand(items, generator=draw) < 0.8
+    anchors = candidates & (torch.rand(items, generator=draw) < 0.7)
+    possible = candidates.nonzero().flatten()
+    targets = torch.arange(items)
+    if len(possible):
+        targets = possible[torch.randint(len(possible), (items,), generator=draw)]
+    found = info_nce(logits, targets, anchors=anchors, candidates=candidates)
+    assert float(found) == pytest.approx(slow_info_nce(logits, targets, anchors, candidates), abs=1e-5)
+
+
+def test_info_nce_by_hand():
+    # Two items that tell nothing apart: log 2 each.
+    everyone = torch.ones(2, dtype=torch.bool)
+    found = info_nce(torch.zeros(2, 2), torch.tensor([1, 0]), anchors=everyone, candidates=everyone)
+    assert float(found) == pytest.approx(math.log(2))
+
+
+def test_without_anchors_or_candidates_the_loss_is_zero_and_so_are_gradients():
+    logits = random(3, 3).requires_grad_()
+    nobody = torch.zeros(3, dtype=torch.bool)
+    loss = info_nce(logits, torch.arange(3), anchors=nobody, candidates=nobody)
+    loss.backward()
+    assert float(loss) == 0
+    assert not logits.grad.any()
+
+
+def test_contrast_loss_equals_loops_at_each_level(objective):
+    residuals = random(2, ITEMS, 3)
+    targets = positives(torch.arange(ITEMS) % 5, torch.rand(ITEMS, generator=torch.Generator().manual_seed(0)))
+    anchors, candidates = torch.arange(ITEMS) % 4 > 0, torch.ones(ITEMS, dtype=torch.bool)
+    found = contrast_loss(residuals, targets, anchors=anchors, candidates=candidates, objective=objective())
+    for level in range(2):
+        logits = slow_logits(residuals[level], residuals[level], objective())
+        assert float(found[level]) == pytest.approx(slow_info_nce(logits, targets, anchors, candidates), rel=1e-4)
+
+
+def test_alignment_loss_equals_loops_both_ways_and_is_symmetric(objective):
+    one, other = random(ITEMS, 3), random(ITEMS, 3, seed=1)
+    has_one, has_other = torch.arange(ITEMS) % 5 > 0, torch.arange(ITEMS) % 7 > 0
+    found = alignment_loss(one, other, has_one=has_one, has_other=has_other, objective=objective())
+    logits, own = slow_logits(one, other, objective()), torch.arange(ITEMS)
+    expected = slow_info_nce(logits, own, has_one & has_other, has_other)
+    expected += slow_info_nce(logits.T, own, has_one & has_other, has_one)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    mirrored = alignment_loss(other, one, has_one=has_other, has_other=has_one, objective=objective())
+    assert float(found) == pytest.approx(float(mirrored), rel=1e-6)
+
+
+class Given:
+    """A quantised batch, its labels and its draws."""
+
+    def __init__(self, shop, *, modalities, absent=0):
+        self.shop = shop(modalities, items=ITEMS, absent=absent, clusters=3)
+        generator = torch.Generator().manual_seed(0)
+        quantizer = CrossModalQuantizer(self.shop.architecture())
+        initialise_layers(quantizer, generator=generator)
+        for part in quantizer.parts:
+            torch.nn.init.normal_(part.codebooks, generator=generator)
+        self.quantized = quantizer(self.shop.vectors)
+        self.draws = {pair: torch.rand(ITEMS, generator=generator) for pair in permutations(modalities, 2)}
+
+    def losses(self, objective):
+        return identifier_loss(self.quantized, self.shop.labels, self.draws, objective=objective)
+
+
+@pytest.mark.parametrize("modalities", [("text",), ("text", "image"), ("text", "image", "sound")])
+def test_the_whole_loss_equals_loops(shop, objective, modalities):
+    chosen = objective(lambda_con=0.7, lambda_align=0.3, con_start_level=1)
+    batch = Given(shop, modalities=modalities, absent=5 if len(modalities) > 1 else 0)
+    labels = batch.shop.labels
+    expected = 0.0
+    for quantized in batch.quantized.values():
+        for level in range(3):
+            gaps = (quantized.residuals[level] - quantized.code_vectors[level]).square().sum(1)
+            expected += 1.25 * float(gaps.mean())
+        expected += float((quantized.scaled - quantized.reconstruction).square().sum(1).mean())
+    for one, other in permutations(modalities, 2):
+        has, has_other = labels[one] != ABSENT, labels[other] != ABSENT
+        targets = positives(torch.where(has, labels[other], ABSENT), batch.draws[one, other])
+        for level in (1, 2):
+            residuals = batch.quantized[one].residuals[level]
+            logits = slow_logits(residuals, residuals, chosen)
+            expected += 0.7 * slow_info_nce(logits, targets, has & has_other, has)
+        # Each unordered pair comes twice here, and has two directions: one each time.
+        logits = slow_logits(batch.quantized[one].summed, batch.quantized[other].summed, chosen)
+        expected += 0.3 * slow_info_nce(logits, torch.arange(ITEMS), has & has_other, has_other)
+    assert float(batch.losses(chosen).total.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_terms_name_every_part_and_add_up(shop, objective):
+    chosen = objective(lambda_con=0.5, lambda_align=0.25, con_start_level=2)
+    terms = Given(shop, modalities=("text", "image")).losses(chosen).terms
+    assert set(terms) == {
+        *("total", "rq", "recon", "con", "align", "recon_text", "recon_image", "align_text_image"),
+        *(f"rq_{modality}_{level}" for modality in ("text", "image") for level in range(3)),
+        *("con_text_by_image_2", "con_image_by_text_2", "positives_text_by_image", "positives_image_by_text"),
+    }
+    assert float(terms["con"]) == pytest.approx(float(terms["con_text_by_image_2"] + terms["con_image_by_text_2"]))
+    weighted = terms["rq"] + terms["recon"] + 0.5 * terms["con"] + 0.25 * terms["align"]
+    assert float(terms["total"]) == pytest.approx(float(weighted))
+
+
+def test_most_anchors_find_a_positive(shop, objective):
+    terms = Given(shop, modalities=("text", "image")).losses(objective()).terms
+    assert float(terms["positives_text_by_image"]) > 0.9
+    assert float(terms["positives_image_by_text"]) > 0.9
+
+
+def test_positives_are_paired_by_the_labels_of_the_other_modality(shop, objective):
+    batch = Given(shop, modalities=("text", "image"))
+    batch.shop.labels["image"] = torch.arange(ITEMS)  # nobody shares an image label: text anchors find nobody
+    terms = batch.losses(objective()).terms
+    assert float(terms["positives_text_by_image"]) == 0
+    assert float(terms["positives_image_by_text"]) > 0.9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alpha": 0.5},
+        {"lambda_con": 0.2},
+        {"con_start_level": 2},
+        {"lambda_align": 0.1},
+        {"temperature": 0.2},
+        {"similarity": "inner"},
+    ],
+)
+def test_every_choice_changes_the_loss(shop, objective, changes):
+    batch = Given(shop, modalities=("text", "image"))
+    assert float(batch.losses(objective()).total) != float(batch.losses(objective(**changes)).total)
+
+
+def test_weights_of_zero_switch_their_terms_off(shop, objective):
+    batch = Given(shop, modalities=("text", "image"))
+    terms = batch.losses(objective(lambda_con=0.0, lambda_align=0.0)).terms
+    assert float(terms["con"]) == float(terms["align"]) == 0
+    assert float(terms["total"]) == pytest.approx(float(terms["rq"] + terms["recon"]))
+    beyond = batch.losses(objective(con_start_level=3)).terms
+    assert float(beyond["con"]) == 0
+
+
+def test_absent_items_change_neither_contrast_nor_alignment(shop, objective):
+    """What an absent item's vectors are does not matter to L_con and L_align of the others."""
+    batch = Given(shop, modalities=("text", "image"), absent=5)
+    before = batch.losses(objective()).terms
+    image = batch.quantized["image"]
+    image.residuals.data[:, :5] = 17.0
+    image.summed.data[:5] = -3.0
+    after = batch.losses(objective()).terms
+    for name in ("con", "align"):
+        assert float(before[name]) == float(after[name])
+    assert float(before["rq_image_0"]) != float(after["rq_image_0"])

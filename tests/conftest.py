@@ -1,0 +1,50 @@
+"""What every test may use: the real data where it is at hand, and parameter files with a few values changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from ruamel.yaml import YAML
+
+# How long an example takes says nothing on a machine that others use too; the same examples come each time.
+settings.register_profile("tessera", deadline=None, derandomize=True)
+settings.load_profile("tessera")
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """Return a folder of the development data by its name; the test is skipped where it is absent."""
+
+    def find(name: str) -> Path:
+        folder = SHARED_DATA / name
+        if not folder.is_dir():
+            pytest.skip(f"the development data set {name} is not beside the project")
+        return folder
+
+    return find
+
+
+@pytest.fixture
+def params_file(tmp_path: Path) -> Callable[..., Path]:
+    """Return a params.yaml like the committed one but for dotted keys: `params_file({"filter.k": 2})`."""
+
+    def write(changes: dict[str, Any] | None = None) -> Path:
+        yaml = YAML(typ="safe", pure=True)
+        document = yaml.load((ROOT / "params.yaml").read_text())
+        for dotted, value in (changes or {}).items():
+            *path, last = dotted.split(".")
+            section = document
+            for key in path:
+                section = section[key]
+            section[last] = value
+        file = tmp_path / "params.yaml"
+        with file.open("w") as stream:
+            yaml.dump(document, stream)
+        return file
+
+    return write

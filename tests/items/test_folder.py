@@ -1,0 +1,197 @@
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tessera.errors import SourceError
+from tessera.items.folder import read_folder, read_interactions, read_items
+
+ROWS = {"user": ["ann", "bob"], "item": [1, 2], "timestamp": [964982703, 964981247], "rating": [4.0, 3.5]}
+ITEMS = '{"item": 1, "title": "Drum", "image": "images/1.jpg"}\n{"item": 2, "title": "Horn", "categories": ["Brass"]}\n'
+
+
+def write(folder: Path, name: str, table: pl.DataFrame) -> Path:
+    path = folder / name
+    {".csv": table.write_csv, ".parquet": table.write_parquet, ".jsonl": table.write_ndjson}[path.suffix](path)
+    return folder
+
+
+def interactions(folder: Path, name: str = "interactions.csv", **columns: Any) -> pl.DataFrame:
+    return read_interactions(write(folder, name, pl.DataFrame(ROWS | columns)), max_malformed=0)[0]
+
+
+FILES = pytest.mark.parametrize("name", ["interactions.csv", "interactions.parquet", "interactions.jsonl"])
+
+
+@FILES
+def test_interactions_of_each_kind_of_file(name: str, tmp_path: Path):
+    assert interactions(tmp_path, name).drop("row").rows() == [
+        ("ann", "1", 964982703000, 4.0),
+        ("bob", "2", 964981247000, 3.5),
+    ]
+
+
+@FILES
+def test_a_rating_is_not_needed(name: str, tmp_path: Path):
+    write(tmp_path, name, pl.DataFrame(ROWS).drop("rating"))
+    assert read_interactions(tmp_path, max_malformed=0)[0]["rating"].to_list() == [None, None]
+
+
+@FILES
+@pytest.mark.parametrize("column", ["user", "item", "timestamp"])
+def test_a_missing_column_is_named(name: str, column: str, tmp_path: Path):
+    write(tmp_path, name, pl.DataFrame(ROWS).drop(column).with_columns(extra=1))
+    found = f"{name}: expected the columns user, item, timestamp, found .*extra.*: {column} is missing"
+    with pytest.raises(SourceError, match=found):
+        read_interactions(tmp_path, max_malformed=1)
+
+
+@FILES
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        pytest.param([1577836800, 1577840400], id="seconds"),
+        pytest.param([1577836800000, 1577840400000], id="milliseconds"),
+        pytest.param(["2020-01-01", "2020-01-01T01:00:00"], id="ISO"),
+        pytest.param(["2020-01-01T01:00:00+01:00", "2020-01-01 01:00:00Z"], id="ISO with offsets"),
+        pytest.param([1577836800.0, 1577840400.0], id="floats"),
+    ],
+)
+def test_times_in_every_form(name: str, timestamp: list[Any], tmp_path: Path):
+    assert interactions(tmp_path, name, timestamp=timestamp)["time"].to_list() == [1577836800000, 1577840400000]
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "milliseconds"),
+    [
+        (pl.Series([datetime.date(1960, 1, 2), datetime.date(1970, 1, 2)]), [None, 86_400_000]),
+        (pl.Series([datetime.datetime(1970, 1, 2)]), [86_400_000]),
+        (pl.Series([datetime.datetime(1970, 1, 2)]).dt.replace_time_zone("Europe/Berlin"), [82_800_000]),
+        (pl.Series([datetime.datetime(1970, 1, 2)]).cast(pl.Datetime("ns")), [86_400_000]),
+    ],
+)
+def test_dates_in_parquet(timestamp: pl.Series, milliseconds: list[int | None], tmp_path: Path):
+    rows = len(timestamp)
+    table = pl.DataFrame({"user": ["ann"] * rows, "item": ["1"] * rows, "timestamp": timestamp})
+    reviews, tally = read_interactions(write(tmp_path, "interactions.parquet", table), max_malformed=1)
+    assert reviews["time"].to_list() == [time for time in milliseconds if time is not None]
+    assert tally.malformed["bad_time"] == milliseconds.count(None)
+
+
+@pytest.mark.parametrize(
+    ("user", "key"),
+    [
+        (pl.Series([7, 8]), "7"),
+        (pl.Series([7.0, None]), "7"),
+        (pl.Series([7.5, 8]), "7.5"),
+        (pl.Series(["007", "8"]), "007"),
+        (pl.Series(["7", "8"], dtype=pl.Categorical), "7"),
+        (pl.Series([2**53 + 1, 8]), "9007199254740993"),
+    ],
+)
+def test_keys_are_the_decimal_text_of_numbers(user: pl.Series, key: str, tmp_path: Path):
+    table = pl.DataFrame({"user": user, "item": [1, 2], "timestamp": [5, 6]})
+    reviews, _ = read_interactions(write(tmp_path, "interactions.parquet", table), max_malformed=0.5)
+    assert reviews["user_key"][0] == key
+
+
+def test_rows_of_csv_that_are_no_interactions(tmp_path: Path):
+    rows = ["user,item,timestamp,rating", "ann,1,5,4", ",1,5,4", "bob,2", "cat,3,soon,4", "dan,4,5,4,extra", "eve,é,5,"]
+    (tmp_path / "interactions.csv").write_bytes("\n".join(rows).encode("latin-1"))
+    reviews, tally = read_interactions(tmp_path, max_malformed=0.7)
+    assert reviews["user_key"].to_list() == ["ann", "dan"]
+    assert reviews["row"].to_list() == [1, 5]
+    assert tally.malformed == {"missing_user": 1, "missing_time": 1, "bad_time": 1, "bad_item": 1}
+    with pytest.raises(SourceError, match=r"interactions.csv: .* 0.6667 of 6 lines; most often .*, first in line 3"):
+        read_interactions(tmp_path, max_malformed=0.6)
+
+
+def test_a_folder_that_is_none(tmp_path: Path):
+    with pytest.raises(SourceError, match="expected a folder, found nothing"):
+        read_folder(tmp_path / "none", max_malformed=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match="expected a folder, found a file"):
+        read_folder(tmp_path / "file", max_malformed=0)
+    with pytest.raises(SourceError, match=r"one of interactions.csv, interactions.parquet, .*, found none"):
+        read_folder(tmp_path, max_malformed=0)
+    write(tmp_path, "interactions.csv", pl.DataFrame(ROWS))
+    write(tmp_path, "interactions.parquet", pl.DataFrame(ROWS))
+    with pytest.raises(SourceError, match=r"found interactions.csv, interactions.parquet"):
+        read_folder(tmp_path, max_malformed=0)
+
+
+@pytest.mark.parametrize("name", ["interactions.csv", "interactions.jsonl", "interactions.parquet"])
+@pytest.mark.parametrize("content", [b"", b"\x00\x01nonsense\xff"])
+def test_files_that_are_not_what_they_are_called(name: str, content: bytes, tmp_path: Path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=name):
+        read_interactions(tmp_path, max_malformed=0.5)
+
+
+def test_interactions_without_a_row(tmp_path: Path):
+    write(tmp_path, "interactions.csv", pl.DataFrame(ROWS).clear())
+    with pytest.raises(SourceError, match="found an empty file"):
+        read_interactions(tmp_path, max_malformed=1)
+
+
+def items(folder: Path, name: str, content: str | pl.DataFrame, *, max_malformed: float = 0) -> pl.DataFrame:
+    if isinstance(content, str):
+        (folder / name).write_text(content)
+    else:
+        write(folder, name, content)
+    return read_items(folder, reviewed=pl.Series(["1", "2"]), max_malformed=max_malformed).table
+
+
+def test_items_of_json_lines(tmp_path: Path):
+    assert items(tmp_path, "items.jsonl", ITEMS + '{"item": 3, "title": "Not reviewed"}\n').rows() == [
+        ("1", "Drum", "", [], ["images/1.jpg"]),
+        ("2", "Horn", "", ["Brass"], []),
+    ]
+
+
+def test_items_of_csv(tmp_path: Path):
+    first, second = "1,Drum,,a|b,1.jpg", '2,Horn,"Loud, new","[""c|d""]","[""x.jpg"",""y""]"'
+    cells = "\n".join(["item,title,description,categories,image", first, second])
+    assert items(tmp_path, "items.csv", cells).rows() == [
+        ("1", "Drum", "", ["a", "b"], ["1.jpg"]),
+        ("2", "Horn", "Loud, new", ["c|d"], ["x.jpg", "y"]),
+    ]
+
+
+def test_items_of_parquet(tmp_path: Path):
+    table = pl.DataFrame({"item": [1.0, 2.0], "title": ["Drum", None], "image": [["a", "b"], []], "other": [1, 2]})
+    assert items(tmp_path, "items.parquet", table).rows() == [
+        ("1", "Drum", "", [], ["a", "b"]),
+        ("2", "", "", [], []),
+    ]
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.parquet", "items.jsonl"])
+@pytest.mark.parametrize("column", ["item", "title"])
+def test_a_missing_column_of_items_is_named(name: str, column: str, tmp_path: Path):
+    table = pl.DataFrame({"item": [1], "title": ["Drum"], "extra": ["x"]}).drop(column)
+    with pytest.raises(
+        SourceError, match=f"{name}: expected the columns item, title, found .*extra.*: {column} is missing"
+    ):
+        items(tmp_path, name, table, max_malformed=1)
+
+
+def test_malformed_items_are_counted(tmp_path: Path):
+    with pytest.raises(
+        SourceError, match=r"items.jsonl: .* 0.3333 of 3 lines; most often not_json: 1, first in line 3"
+    ):
+        items(tmp_path, "items.jsonl", ITEMS + "oops\n", max_malformed=0.3)
+
+
+def test_movielens_small(shared_data: Callable[[str], Path]):
+    content = read_folder(shared_data("movielens_small"), max_malformed=0)
+    reviews = content.reviews
+    assert (reviews.height, reviews["user_key"].n_unique(), reviews["item_key"].n_unique()) == (90274, 610, 3650)
+    assert reviews["time"].is_between(820_000_000_000, 1_600_000_000_000).all()
+    assert (content.items.height, content.counts["items"]["with_pictures"]) == (3650, 3548)
+    toy_story = content.items.row(by_predicate=pl.col("key") == "1", named=True)
+    assert toy_story["title"] == "Toy Story (1995)"
+    assert toy_story["pictures"] == ["images/1.jpg"]

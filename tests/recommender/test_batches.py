@@ -1,0 +1,56 @@
+import polars as pl
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.recommender.batches import batches_by_length, cut_into_batches, rows_of
+
+LISTS = st.lists(st.lists(st.integers(2, 99), max_size=6), min_size=1, max_size=20)
+
+
+def rows(lists: list[list[int]]):
+    return rows_of(pl.Series(lists, dtype=pl.List(pl.UInt16)))
+
+
+def test_padded_by_hand():
+    assert rows([[5, 6], [], [7]]).padded(torch.tensor([2, 0, 1])).tolist() == [[7, 0], [5, 6], [0, 0]]
+    assert rows([[5, 6], [7]]).padded(torch.tensor([1, 0]), filler=-1).tolist() == [[7, -1], [5, 6]]
+
+
+@given(LISTS, st.data())
+def test_take_and_padded_agree_with_plain_lists(lists, data):
+    chosen = data.draw(st.lists(st.integers(0, len(lists) - 1), min_size=1))
+    taken = rows(lists).take(torch.tensor(chosen))
+    assert taken.lengths.tolist() == [len(lists[row]) for row in chosen]
+    padded = taken.padded(torch.arange(len(chosen)))
+    assert [[token for token in row if token] for row in padded.tolist()] == [lists[row] for row in chosen]
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=300), st.integers(1, 40), st.integers(1, 4))
+def test_every_row_comes_once_and_no_batch_is_too_small(lengths, batch_size, smallest):
+    generator = torch.Generator().manual_seed(0)
+    batches = cut_into_batches(torch.tensor(lengths), batch_size=batch_size, smallest=smallest, generator=generator)
+    assert torch.cat(batches).sort().values.tolist() == list(range(len(lengths)))
+    assert len(batches) == 1 or min(map(len, batches)) >= min(smallest, batch_size)
+    assert torch.cat(batches_by_length(torch.tensor(lengths), batch_size=batch_size)).sort().values.tolist() == list(
+        range(len(lengths))
+    )
+
+
+def test_batches_hold_rows_of_about_one_length():
+    lengths = torch.randint(1, 80, (20_000,), generator=torch.Generator().manual_seed(1))
+    batches = cut_into_batches(lengths, batch_size=256, generator=torch.Generator().manual_seed(0))
+    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    assert padded < 1.05 * int(lengths.sum())
+
+
+def test_no_rows_make_no_batches():
+    assert batches_by_length(torch.empty(0, dtype=torch.long), batch_size=4) == []
+
+
+def test_order_follows_from_the_generator():
+    def cut(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return [batch.tolist() for batch in cut_into_batches(torch.arange(50), batch_size=7, generator=generator)]
+
+    assert cut(0) == cut(0) != cut(1)

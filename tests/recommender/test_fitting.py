@@ -1,0 +1,175 @@
+import math
+from itertools import count
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tessera.checkpoints import CheckpointStore
+from tessera.errors import CheckpointError
+from tessera.recommender.batches import samples_of
+from tessera.recommender.fitting import Settings, fit, learning_rate
+from tessera.recommender.model import Sizes
+from tessera.recommender.validation import hit_sums, validation_on
+from tessera.recommender.ranking import Share
+
+SETTINGS = Settings(
+    lambda_implicit=0.01,
+    temperature=0.1,
+    epochs=3,
+    batch_size=64,
+    accumulation=1,
+    lr=0.003,
+    warmup=0.1,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    monitor="ndcg@10",
+    monitor_every=1,
+    patience=10,
+    seed=0,
+)
+NO_DROPOUT = Sizes(d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
+WITH_DROPOUT = NO_DROPOUT._replace(dropout=0.1)
+
+
+class Killed(Exception):
+    pass
+
+
+def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **changes):
+    epochs = count(1)
+
+    def on_epoch(_):
+        if die_after is not None and next(epochs) > die_after:
+            raise Killed
+
+    return fit(
+        model(here, sizes=sizes),
+        here.samples(),
+        validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
+        here.ids(),
+        settings=SETTINGS._replace(**changes),
+        accelerator=Accelerator(cpu=True),
+        store=store,
+        on_epoch=on_epoch,
+    )
+
+
+def same(one, other):
+    pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_it_learns_the_circle(world, model):
+    """After a few epochs the three items that can follow stand on top: HR@10 of 27 items far above chance."""
+    here = world(users=150, tasks=["history text -> text"])
+    fitted = trained(here, model, sizes=NO_DROPOUT._replace(d_model=32), epochs=12, lr=0.01, monitor="loss")
+    assert fitted.history[-1]["train_loss"] < 0.6 * fitted.history[0]["train_loss"]
+    test = validation_on(here.test, here.tokens, here.vocabulary.tasks, users=150)
+    hits, _, rows = hit_sums(fitted.model, test.rankings, Share(0, 1), batch_size=64).tolist()
+    assert rows == 150
+    assert hits / rows > 0.75  # chance is 10 / 27
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(world, model):
+    here = world()
+    first = trained(here, model)
+    assert same(first, trained(here, model))
+    assert not same(first, trained(here, model, seed=1))
+
+
+@pytest.mark.parametrize("die_after", [1, 2])
+def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path, die_after):
+    here, store = world(), CheckpointStore(tmp_path, "training")
+    with pytest.raises(Killed):
+        trained(here, model, store=store, die_after=die_after)
+    assert len(store.load()["history"]) == die_after
+    resumed = trained(here, model, store=store)
+    uninterrupted = trained(here, model)
+    assert same(resumed, uninterrupted)
+    assert resumed.history == uninterrupted.history
+
+
+def test_early_stopping_counters_survive_a_kill(world, model, tmp_path):
+    here, store = world(), CheckpointStore(tmp_path, "training")
+    changes = {"lr": 1e-12, "patience": 2, "epochs": 9}  # nothing is learned, so no look after the first gains
+    with pytest.raises(Killed):
+        trained(here, model, store=store, die_after=2, **changes)
+    assert len(trained(here, model, store=store, **changes).history) == len(trained(here, model, **changes).history) == 3
+
+
+def test_a_store_of_another_fingerprint_is_not_looked_at(world, model, tmp_path):
+    here = world()
+    with pytest.raises(Killed):
+        trained(here, model, store=CheckpointStore(tmp_path, "one"), die_after=1)
+    assert CheckpointStore(tmp_path, "other").load() is None
+
+
+def test_the_weights_are_those_of_the_best_epoch(world, model):
+    here = world()
+    fitted = trained(here, model, epochs=6, lr=0.3, monitor="loss")  # a rate at which the loss jumps about
+    losses = [row["valid_loss"] for row in fitted.history]
+    assert fitted.best_epoch == losses.index(min(losses)) + 1
+    again = trained(here, model, epochs=6, lr=0.3, monitor="loss")
+    assert same(fitted, again)
+
+
+def test_small_batches_added_up_equal_one_large_batch(world, model):
+    """Without dropout and L_implicit, whose negatives are those of a batch, accumulation changes rounding alone."""
+    here = world(tasks=["history text -> text"])
+    common = {"sizes": NO_DROPOUT, "epochs": 1, "lambda_implicit": 0.0}
+    rows = len(here.samples().items)
+    large = trained(here, model, batch_size=rows, **common)
+    small = trained(here, model, batch_size=math.ceil(rows / 4), accumulation=4, **common)
+    for a, b in zip(large.model.parameters(), small.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lambda_implicit", 1.0),
+        ("temperature", 1.0),
+        ("epochs", 2),
+        ("batch_size", 32),
+        ("accumulation", 2),
+        ("lr", 0.01),
+        ("warmup", 0.9),
+        ("weight_decay", 0.5),
+        ("clip_norm", 0.01),
+        ("seed", 3),
+    ],
+)
+def test_every_setting_changes_the_weights(world, model, name, value):
+    here = world(users=20)
+    assert not same(trained(here, model, monitor="loss"), trained(here, model, monitor="loss", **{name: value}))
+
+
+def test_the_monitor_says_what_is_measured_and_when(world, model):
+    here = world(users=20)
+    by_loss = trained(here, model, monitor="loss").history
+    by_rank = trained(here, model, monitor="hr@10", monitor_every=2).history
+    assert [set(row) & {"valid_loss", "valid_hr@10"} for row in by_loss] == [{"valid_loss"}] * 3
+    assert ["valid_hr@10" in row for row in by_rank] == [False, True, True]  # the last epoch is always looked at
+
+
+def test_monitor_users_are_taken_at_even_distances(world):
+    here = world(users=60)
+    few = validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=4)
+    assert len(few.rankings) == 2
+    assert all(len(task.targets) == 4 for task in few.rankings)
+    everyone = samples_of(here.valid.filter(task="history text -> text"))
+    assert few.rankings[0].targets.tolist() == everyone.items[[0, 19, 39, 59]].tolist()
+
+
+def test_a_loss_that_is_no_number_stops_the_training(world, model):
+    with pytest.raises(CheckpointError, match="expected a finite loss"):
+        trained(world(), model, lr=1e30, epochs=4)
+
+
+def test_learning_rate_by_hand():
+    rates = [learning_rate(step, steps=12, peak=1.0, warmup=1 / 6) for step in range(12)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert math.isclose(rates[7], 0.5)  # half of the ten steps after the warm-up
+    assert 0 < rates[11] < 0.05
+    assert learning_rate(0, steps=5, peak=1.0, warmup=0.0) == 1.0

@@ -1,0 +1,125 @@
+import itertools
+from typing import get_args
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from tessera.errors import DataError
+from tessera.recommender import fusion
+from tessera.recommender.fusion import Rule, fuse
+from tessera.schemas import RANKINGS
+
+RULES = get_args(Rule)
+
+
+def rankings(lists):
+    """Build rankings from {(split, user, modality): {item: score}}."""
+    rows = []
+    for (split, user, modality), scores in lists.items():
+        order = sorted(scores.items(), key=lambda entry: -entry[1])
+        rows += [(split, user, modality, place, item, score) for place, (item, score) in enumerate(order, start=1)]
+    return pl.DataFrame(rows, schema=RANKINGS, orient="row")
+
+
+def scores_of(fused, *, split="test", user=0):
+    chosen = fused.filter(split=split, user=user).sort("rank")
+    return list(zip(chosen["item"], chosen["score"], strict=True))
+
+
+def fuse_slowly(table, *, rule):
+    """The twin: one user, one item and one list at a time."""
+    rows = []
+    for split, user in sorted(set(table.select("split", "user").rows())):
+        mine = table.filter(split=split, user=user)
+        lists = [dict(each.select("item", "score").rows()) for each in mine.partition_by("modality")]
+        scores = {}
+        for item in set().union(*lists):
+            held = [each[item] for each in lists if item in each]
+            scores[item] = {
+                "mean": sum(each.get(item, min(each.values())) for each in lists) / len(lists),
+                "mean_bonus": sum(held) / len(held) + len(held) - 1,
+                "best": max(held),
+            }[rule]
+        order = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
+        kept = order[: max(map(len, lists))]
+        rows += [(split, user, "ensemble", place, item, score) for place, (item, score) in enumerate(kept, start=1)]
+    return pl.DataFrame(rows, schema=RANKINGS, orient="row")
+
+
+#: Scores are quarters, so that ties are common and sums exact.
+LISTS = st.dictionaries(
+    st.tuples(st.sampled_from(["test", "valid"]), st.integers(0, 5), st.sampled_from(["text", "image", "sound"])),
+    st.dictionaries(st.integers(0, 9), st.integers(-20, 0).map(lambda quarters: quarters / 4), min_size=1, max_size=6),
+    min_size=1,
+)
+
+A, B, C = 10, 11, 12
+EXAMPLE = {("test", 0, "text"): {A: -1.0, B: -3.0}, ("test", 0, "image"): {B: -1.0, C: -2.0}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("mean", [(A, -1.5), (B, -2.0)]),  # c: (-3 - 2) / 2 = -2.5, cut: no list is longer than two
+        ("mean_bonus", [(A, -1.0), (B, -1.0)]),  # b: (-3 - 1) / 2 + 1; the tie goes to the smaller item
+        ("best", [(A, -1.0), (B, -1.0)]),
+    ],
+)
+def test_by_hand(rule, expected):
+    assert scores_of(fuse(rankings(EXAMPLE), rule=rule)) == expected
+
+
+def test_bonus_counts_the_further_lists_and_only_those_that_hold_the_item():
+    three = EXAMPLE | {("test", 0, "sound"): {B: -2.0, A: -7.0, 13: -9.0}}
+    fused = dict(scores_of(fuse(rankings(three), rule="mean_bonus")))
+    assert fused == {B: 0.0, A: -3.0, C: -2.0}  # b is in three lists: -2 + 2; a in two: -4 + 1; c in one
+
+
+def test_lists_of_other_users_and_splits_do_not_matter():
+    others = {("test", 1, "text"): {A: -0.1}, ("valid", 0, "image"): {A: -0.1}}
+    alone = fuse(rankings(EXAMPLE), rule="mean")
+    assert_frame_equal(fuse(rankings(EXAMPLE | others), rule="mean").filter(split="test", user=0), alone)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_modality_stays_as_it_is(rule):
+    one = rankings({("test", 0, "text"): {3: -1.0, 2: -2.0, 1: -3.0}})
+    assert_frame_equal(fuse(one, rule=rule), one.with_columns(modality=pl.lit("ensemble")))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_fuses_to_nothing(rule):
+    assert_frame_equal(fuse(rankings({}), rule=rule), rankings({}))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(lists=LISTS)
+@settings(max_examples=60, deadline=None)
+def test_twin(rule, lists):
+    assert_frame_equal(fuse(rankings(lists), rule=rule), fuse_slowly(rankings(lists), rule=rule))
+
+
+@given(lists=LISTS, seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_the_order_of_rows_does_not_matter(lists, seed):
+    table = rankings(lists)
+    shuffled = table.sample(fraction=1.0, shuffle=True, seed=seed)
+    assert_frame_equal(fuse(shuffled, rule="mean"), fuse(table, rule="mean"))
+
+
+def test_blocks_of_users_make_no_difference(monkeypatch):
+    lists = {
+        ("test", user, name): {user: -1.0, 9: -2.0} for user, name in itertools.product(range(7), ("text", "image"))
+    }
+    whole = fuse(rankings(lists), rule="mean")
+    monkeypatch.setattr(fusion, "USERS_AT_ONCE", 2)
+    assert_frame_equal(fuse(rankings(lists), rule="mean"), whole)
+
+
+def test_an_item_twice_in_a_list_is_refused():
+    table = pl.concat([rankings(EXAMPLE), rankings({("test", 0, "text"): {B: -4.0}})])
+    with pytest.raises(DataError, match="found item 11 twice in text of test user 0"):
+        fuse(table, rule="mean")

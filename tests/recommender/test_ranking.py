@@ -1,0 +1,60 @@
+import polars as pl
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tessera.recommender.batches import samples_of
+from tessera.recommender.beam import Beams, beam_search
+from tessera.recommender.ranking import Share, rank, rank_users, rankings_table, target_ranks
+from tessera.recommender.trie import build_trie
+
+
+def test_rankings_table_by_hand():
+    found = Beams(torch.tensor([[7, 3], [5, -1]]), torch.tensor([[-0.5, -1.0], [-2.0, float("-inf")]]))
+    table = rankings_table(found, users=pl.Series([4, 9], dtype=pl.UInt32), split="test", modality="text")
+    assert table.rows() == [
+        ("test", 4, "text", 1, 7, -0.5),
+        ("test", 4, "text", 2, 3, -1.0),
+        ("test", 9, "text", 1, 5, -2.0),
+    ]
+
+
+def test_target_ranks_by_hand():
+    found = Beams(torch.tensor([[7, 3], [5, -1], [1, 2]]), torch.zeros(3, 2))
+    assert target_ranks(found, torch.tensor([3, 5, 9])).tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_shares_of_all_processes_hold_every_row_once(processes):
+    shares = [Share(process, processes).of(5) for process in range(processes)]
+    assert torch.cat(shares).sort().values.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_rows_come_back_in_their_order_whatever_the_batches(world, model, batch_size):
+    here = world(users=9)
+    network, trie = model(here).eval(), build_trie(here.tokens["text"])
+    source = samples_of(here.test.filter(task="history text -> text")).source
+    found = rank(network, trie, source, beams=5, batch_size=batch_size, renormalise=False)
+    for row in range(9):
+        alone = beam_search(network, trie, source.padded(torch.tensor([row])), beams=5, renormalise=False)
+        assert torch.equal(found.items[row], alone.items[0])
+
+
+def test_every_user_is_ranked_once_in_each_modality_and_in_no_cross_task(world, model):
+    here = world(users=12)
+    ranked = rank_users(
+        model(here).eval(),
+        here.test,
+        here.tokens,
+        here.vocabulary.tasks,
+        split="test",
+        beams=3,
+        batch_size=5,
+        renormalise=True,
+        interactions=None,
+        accelerator=Accelerator(cpu=True),
+        progress=lambda batches, title: batches,
+    )
+    counts = {found.modality: found.table.group_by("user").len()["len"].to_list() for found in ranked}
+    assert counts == {"text": [3] * 12, "image": [3] * 12}

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.errors import DataError, ParamsError, TableError
+from tessera.recommender.vocabulary import Task, Vocabulary, parse_tasks
+
+TASKS = ["history text -> text", "history text -> image", "history image -> image", "item image -> text"]
+
+
+def vocabulary() -> Vocabulary:
+    return Vocabulary(parse_tasks(TASKS, ["text", "image"]), {"text": (3, 2), "image": (4,)})
+
+
+def test_the_map_by_hand():
+    words = vocabulary()
+    # 0 pad, 1 end, 2 and 3 the two tasks that cross, 4-6 and 7-8 text, 9-12 image
+    assert words.size == 13
+    assert words.prefix(Task("history", "text", "image")) == (2,)
+    assert words.prefix(Task("item", "image", "text")) == (3,)
+    assert words.prefix(Task("history", "text", "text")) == ()
+    assert words.tokens("text", np.array([[0, 0], [2, 1]])).tolist() == [[4, 7], [6, 8]]
+    assert words.tokens("image", np.array([[3]])).tolist() == [[12]]
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3))
+def test_no_two_codes_share_a_token_and_none_is_left_over(sizes):
+    codebooks = {f"m{number}": tuple(levels) for number, levels in enumerate(sizes)}
+    words = Vocabulary(parse_tasks(["history m0 -> m0"], ["m0"]), codebooks)
+    tokens = [
+        words.offsets[modality][level] + code
+        for modality, levels in codebooks.items()
+        for level, size in enumerate(levels)
+        for code in range(size)
+    ]
+    assert tokens == list(range(2, words.size))
+
+
+def test_json_round_trip():
+    words = vocabulary()
+    again = Vocabulary.from_json(words.to_json())
+    assert again == words
+    assert again.fingerprint == words.fingerprint
+
+
+def test_fingerprint_tells_vocabularies_of_one_size_apart():
+    tasks = parse_tasks(["history text -> text"], ["text"])
+    assert Vocabulary(tasks, {"text": (3, 2)}).fingerprint != Vocabulary(tasks, {"text": (2, 3)}).fingerprint
+
+
+def test_from_json_refuses_another_document():
+    with pytest.raises(TableError, match="expected tasks and codebook_sizes"):
+        Vocabulary.from_json({"tasks": ["history text -> text"]})
+
+
+@pytest.mark.parametrize("codes", [[[3, 0]], [[0, 2]], [[0, 0, 0]]])
+def test_codes_outside_the_codebooks_are_refused(codes):
+    with pytest.raises(DataError, match="IDs of text: expected codes below \\[3, 2\\]"):
+        vocabulary().tokens("text", np.array(codes))
+
+
+def test_codebooks_are_as_large_as_asked_or_as_used():
+    words = Vocabulary.of((), {"text": np.array([[1, 7], [0, 2]])}, codebook_size=4)
+    assert words.codebook_sizes == {"text": (4, 8)}
+
+
+def test_more_tokens_than_two_bytes_hold_are_refused():
+    with pytest.raises(DataError, match="expected at most 65536 tokens, found 65538"):
+        Vocabulary((), {"text": (65_536,)})
+
+
+@pytest.mark.parametrize(
+    "text", ["history text", "item text -> text", "future text -> text", "history text image", "", "history a -> b -> c"]
+)
+def test_what_is_no_task_is_refused(text):
+    with pytest.raises(ParamsError, match="corpus.tasks: expected 'history MODALITY -> MODALITY'"):
+        Task.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["history text -> text", "history text -> text"], "expected distinct tasks"),
+        (["history text -> sound"], "found \\['sound'\\]"),
+        (["history text -> image"], "at least one 'history MODALITY -> same MODALITY'"),
+        (["item text -> image"], "at least one 'history MODALITY -> same MODALITY'"),
+    ],
+)
+def test_lists_of_tasks_that_cannot_work_are_refused(tasks, message):
+    with pytest.raises(ParamsError, match=message):
+        parse_tasks(tasks, ["text", "image"])

@@ -1,0 +1,156 @@
+import math
+
+import polars as pl
+import pytest
+
+from tessera.errors import TableError
+from tessera.report.content import (
+    codes_of,
+    data_of,
+    dropped_of,
+    lacking_of,
+    mismatches_of,
+    promised,
+    rankings_of,
+    sample_of,
+    slices_of,
+)
+from tessera.schemas import IDS
+from tests.finished_run import FILTERED
+
+MEASURES = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
+
+
+def measures(value):
+    return dict.fromkeys(MEASURES, value)
+
+
+def evaluated(**values):
+    rankings = {name: measures(value) for name, value in values.items()}
+    return {**rankings, "valid": {name: measures(value / 2) for name, value in values.items()}}
+
+
+def drawn(**values):
+    bounds = {name: {measure: [value - 0.1, value + 0.1] for measure in MEASURES} for name, value in values.items()}
+    return {"confidence": 0.9, "resamples": 200, "users": {"test": 70, "valid": 60}, "intervals": bounds}
+
+
+BOTH = {"text": 0.3, "image": 0.2, "ensemble": 0.4, "popularity": 0.1, "final": 0.4}
+
+
+def test_rankings_by_hand():
+    rankings = {ranking.name: ranking for ranking in rankings_of(evaluated(**BOTH), drawn(**BOTH))}
+    assert list(rankings) == ["text", "image", "ensemble", "popularity"]
+    assert [name for name, ranking in rankings.items() if ranking.is_final] == ["ensemble"]
+    assert rankings["text"].times_floor == pytest.approx(3)
+    assert rankings["text"].valid == measures(0.15)
+    bar = rankings["text"].bars["ndcg@10"]
+    assert (bar.value, bar.low, bar.high) == pytest.approx((0.3, 0.2, 0.4))
+    assert (bar.share, bar.low_share, bar.high_share) == pytest.approx((0.6, 0.4, 0.8))  # the axis ends at 0.5
+
+
+def test_the_only_modality_is_final():
+    values = {"text": 0.3, "popularity": 0.1, "final": 0.3}
+    assert [ranking.is_final for ranking in rankings_of(evaluated(**values), drawn(**values))] == [True, False]
+
+
+def test_nothing_found_draws_no_bars():
+    values = {"text": 0.0, "popularity": 0.0, "final": 0.0}
+    none = drawn(**values)
+    none["intervals"] = {name: {measure: [0.0, 0.0] for measure in MEASURES} for name in values}
+    text = rankings_of(evaluated(**values), none)[0]
+    assert text.times_floor is None
+    assert text.bars["hr@10"].share == 0
+
+
+@pytest.mark.parametrize("missing", ["final", "popularity", "valid"])
+def test_a_missing_name_is_told(missing):
+    document = {name: values for name, values in evaluated(**BOTH).items() if name != missing}
+    with pytest.raises(TableError, match=f"evaluate: expected .*, found no {missing}"):
+        rankings_of(document, drawn(**BOTH))
+
+
+def test_sample():
+    assert sample_of(drawn(**BOTH)) == (70, 0.9, 200)
+
+
+def test_promised():
+    assert promised({"a": {"b": 1}}, "a", "b", file="f") == 1
+    with pytest.raises(TableError, match=r"f: expected a\.b\.c, found no c"):
+        promised({"a": {"b": 1}}, "a", "b", "c", file="f")
+
+
+def record(kind, name, ranking, value, *, users=200, split="test"):
+    return {
+        "split": split,
+        "ranking": ranking,
+        "kind": kind,
+        "slice": name,
+        "users": users,
+        "hr@10": value,
+        "ndcg@10": 0,
+    }
+
+
+def test_slices_by_hand():
+    records = [
+        record("target_frequency", "0", "text", 0.9, split="valid"),
+        record("target_frequency", "0", "text", 0.1, users=99),
+        record("target_frequency", "1+", "text", 0.2, users=100),
+        record("target_frequency", "0", "popularity", 0.0, users=99),
+        record("target_frequency", "1+", "popularity", 0.4, users=100),
+        record("history_length", "0-3", "text", 0.0),
+    ]
+    frequency, history = slices_of(records)
+    assert [(part.name, part.users, part.is_small) for part in frequency.parts] == [("0", 99, True), ("1+", 100, False)]
+    assert frequency.parts[1].values == {"text": 0.2, "popularity": 0.4}
+    assert frequency.parts[1].shares == {"text": 0.5, "popularity": 1.0}
+    assert history.parts[0].shares == {"text": 0.0}
+
+
+def test_codes_by_hand():
+    codes = [[0, 1], [0, 2], [0, 3], [1, 4]]
+    rows = [(item, "text", each, each, item < 1) for item, each in enumerate(codes)]
+    rows += [(0, "image", [5], [5], False)]
+    ids = pl.DataFrame(rows, schema=IDS, orient="row")
+    rates = {"collision_rate_before": 25.0, "collision_rate_after": 0.0}
+    text, image = codes_of({"text": rates, "image": rates}, ids)
+    assert (text.modality, text.before, text.after, text.moved) == ("text", 25.0, 0.0, 1)
+    assert [level.sizes for level in text.levels] == [[3, 1], [1, 1, 1, 1]]
+    assert [level.codes_used for level in text.levels] == [2, 4]
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert [level.perplexity for level in text.levels] == pytest.approx([math.exp(entropy), 4])
+    assert [level.sizes for level in image.levels] == [[1]]
+
+
+def test_ids_of_unequal_length_have_their_levels():
+    rows = [(0, "text", [0, 1, 0], [0, 1], True), (1, "text", [0, 1], [0, 1], False)]
+    (text,) = codes_of(
+        {"text": {"collision_rate_before": 50.0, "collision_rate_after": 0.0}},
+        pl.DataFrame(rows, schema=IDS, orient="row"),
+    )
+    assert [level.sizes for level in text.levels] == [[2], [2], [1]]
+
+
+def test_a_modality_without_rates_is_told():
+    ids = pl.DataFrame([(0, "text", [1], [1], False)], schema=IDS, orient="row")
+    with pytest.raises(TableError, match=r"collisions: expected text\.collision_rate_before, found no text"):
+        codes_of({}, ids)
+
+
+def test_data():
+    assert data_of(FILTERED)._asdict() == {name: FILTERED[name] for name in data_of(FILTERED)._fields}
+    assert dropped_of(FILTERED) == [
+        ("an item that the user had before", 0, 0, 17),
+        ("fewer than k interactions", 4, 0, 1234),
+    ]
+    assert lacking_of(FILTERED) == {"image": 3}
+    assert mismatches_of(FILTERED) == {"items": (41, 40)}
+
+
+def test_a_filter_that_tells_no_more_than_it_must():
+    bare = {name: FILTERED[name] for name in data_of(FILTERED)._fields}
+    assert (dropped_of(bare), lacking_of(bare), mismatches_of(bare)) == ([], {}, {})
+    del bare["tie_rate"]
+    with pytest.raises(TableError, match="filter: expected tie_rate"):
+        data_of(bare)

@@ -1,0 +1,101 @@
+import json
+
+import pytest
+
+from stages.write_report import main
+from tessera.errors import TableError
+from tests.finished_run import HOSTILE, finish_run
+
+
+@pytest.fixture
+def run(tmp_path, params_file):
+    return finish_run(tmp_path / "run", params_file())
+
+
+@pytest.fixture
+def report(tmp_path, params_file):
+    def write(run, **changes):
+        options = {f"{name}_" if name == "filter" else name: path for name, path in run._asdict().items()}
+        html, markdown = tmp_path / "report" / "index.html", tmp_path / "metrics" / "report.md"
+        params = params_file({name.replace("__", "."): value for name, value in changes.items()})
+        main(**options, html=html, markdown=markdown, params_file=params)
+        return html.read_text(), markdown.read_text()
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path):
+    (tmp_path / "run").mkdir()
+
+
+def test_what_is_written(run, report):
+    html, markdown = report(run)
+    measured = json.loads(run.evaluate.read_text())
+    for page in (html, markdown):
+        assert f"{measured['ensemble']['ndcg@10']:.4f}" in page
+        assert f"{measured['valid']['popularity']['mrr']:.4f}" in page
+        assert "macrec" in page
+    assert html.count("data:image/jpeg;base64,") > 12
+    assert "<script" not in html
+    assert "no picture" in html
+    assert report(run) == (html, markdown)
+
+
+def test_a_hostile_title_is_shown_as_text(run, report):
+    html, _ = report(run, report__examples=30)
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
+    assert HOSTILE not in html
+    assert "{{ 7 * 7 }}" in html
+
+
+def test_one_modality(tmp_path, params_file, report):
+    html, markdown = report(finish_run(tmp_path / "run", params_file(), modalities=("text",)), modalities=["text"])
+    assert "in bold: text." in html
+    assert "ensemble" not in markdown
+
+
+def test_examples_and_seed_choose_the_users(run, report):
+    def users(html):
+        return [line for line in html.splitlines() if "<h3>User" in line]
+
+    few, many, others = (
+        report(run, **changes)[0]
+        for changes in ({"report__examples": 4}, {"report__examples": 9}, {"seed": 1, "report__examples": 4})
+    )
+    assert (len(users(few)), len(users(many))) == (4, 9)
+    assert users(few) != users(others)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("system", "tiger"),
+        ("dataset__name", "mine"),
+        ("encoder", "paper"),
+        ("scale", "paper"),
+        ("modalities", ["sound"]),
+    ],
+)
+def test_the_run_is_named(run, report, key, value):
+    usual, changed = report(run), report(run, **{key: value})
+    word = value if isinstance(value, str) else value[0]
+    for before, after in zip(usual, changed, strict=True):
+        assert after.count(word) > before.count(word)
+
+
+def test_a_metrics_file_that_lacks_a_name_is_told_and_nothing_is_written(run, report, tmp_path):
+    run.filter.write_text("{}")
+    with pytest.raises(TableError, match="filter: expected users, found no users"):
+        report(run)
+    assert not (tmp_path / "report").exists()
+    assert not (tmp_path / "metrics").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"no table"])
+def test_pictures_that_are_no_table_are_told(run, report, content):
+    run.images.unlink()
+    if content is not None:
+        run.images.write_bytes(content)
+    with pytest.raises(TableError, match=r"images\.parquet: expected a table of pictures"):
+        report(run)

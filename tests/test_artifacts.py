@@ -1,0 +1,114 @@
+import json
+
+import polars as pl
+import pytest
+
+from tessera.artifacts import (
+    named_paths,
+    read_json,
+    read_table,
+    table_writer,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_table,
+)
+from tessera.errors import ParamsError, TableError
+from tessera.schemas import IDS, USERS, VECTORS
+
+
+def users(*keys):
+    table = {"user": range(len(keys)), "key": keys, "interactions": [5] * len(keys)}
+    return pl.DataFrame(table, schema=USERS)
+
+
+def vectors(width):
+    schema = VECTORS | {"vector": pl.Array(pl.Float32, width)}
+    return pl.DataFrame({"item": [0], "vector": [[0.5] * width], "present": [True]}, schema=schema)
+
+
+def test_round_trip(tmp_path):
+    write_table(tmp_path / "deep" / "users.parquet", users("a", "b"), USERS)
+    assert read_table(tmp_path / "deep" / "users.parquet", USERS).equals(users("a", "b"))
+
+
+@pytest.mark.parametrize("width", [1, 7])
+def test_vectors_may_have_any_width(tmp_path, width):
+    write_table(tmp_path / "v.parquet", vectors(width), VECTORS)
+    assert read_table(tmp_path / "v.parquet", VECTORS).schema["vector"] == pl.Array(pl.Float32, width)
+
+
+def test_pieces_become_one_table(tmp_path):
+    with table_writer(tmp_path / "users.parquet", USERS) as write:
+        write(users("a"))
+        write(users("b", "c"))
+    assert read_table(tmp_path / "users.parquet", USERS)["key"].to_list() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "table", [users("a").drop("key"), users("a").with_columns(more=1), users("a").cast({"user": pl.Int64})]
+)
+def test_a_table_of_another_schema_is_refused_on_both_sides(tmp_path, table):
+    with pytest.raises(TableError, match="expected columns {user: UInt32"):
+        write_table(tmp_path / "users.parquet", table, USERS)
+    assert not list(tmp_path.iterdir())
+    table.write_parquet(tmp_path / "users.parquet")
+    with pytest.raises(TableError, match="users.parquet: expected columns"):
+        read_table(tmp_path / "users.parquet", USERS)
+
+
+def test_what_is_no_table_is_named(tmp_path):
+    with pytest.raises(TableError, match="nowhere: expected a file, found nothing"):
+        read_table(tmp_path / "nowhere", IDS)
+    with pytest.raises(TableError, match="expected a file, found a folder"):
+        read_table(tmp_path, IDS)
+    (tmp_path / "text").write_text("no table")
+    with pytest.raises(TableError, match="text: cannot be read"):
+        read_table(tmp_path / "text", IDS)
+    with pytest.raises(TableError, match="text: cannot be read"):
+        read_json(tmp_path / "text")
+
+
+@pytest.mark.parametrize("document", [{"a": {"b": float("nan")}}, [1.0, float("inf")]])
+def test_json_without_finite_numbers_is_refused(tmp_path, document):
+    with pytest.raises(TableError, match="expected a finite number"):
+        write_json(tmp_path / "m.json", document)
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_round_trip(tmp_path):
+    write_json(tmp_path / "m.json", {"é": [1, 0.5, None]})
+    assert read_json(tmp_path / "m.json") == {"é": [1, 0.5, None]}
+    assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8")) == {"é": [1, 0.5, None]}
+
+
+@pytest.mark.parametrize("context", [whole_file, whole_folder])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, context):
+    path = tmp_path / "thing"
+
+    def write(text, *, fail):
+        with context(path) as partial:
+            (partial / "inside" if context is whole_folder else partial).write_text(text)
+            if fail:
+                raise RuntimeError
+
+    def content():
+        return (path / "inside" if context is whole_folder else path).read_text()
+
+    with pytest.raises(RuntimeError):
+        write("first", fail=True)
+    assert not list(tmp_path.iterdir())
+    write("second", fail=False)
+    with pytest.raises(RuntimeError):
+        write("third", fail=True)
+    assert content() == "second"
+    assert [file.name for file in tmp_path.iterdir()] == ["thing"]
+
+
+def test_named_paths():
+    assert {name: str(path) for name, path in named_paths(["a=x/y", "b=z=1"]).items()} == {"a": "x/y", "b": "z=1"}
+    for wrong in (["a"], ["=x"], ["a="]):
+        with pytest.raises(ParamsError, match="expected NAME=PATH"):
+            named_paths(wrong)
+    with pytest.raises(ParamsError, match="a was given twice"):
+        named_paths(["a=x", "a=y"])

@@ -1,0 +1,54 @@
+"""Who may import whom: the three islands and the report meet only in Parquet."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "tessera"
+ISLANDS = ("items", "codes", "recommender", "report")
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def imports(file: Path, *, at_module_level: bool) -> set[str]:
+    tree = ast.parse(file.read_text())
+    nodes = tree.body if at_module_level else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("island", ISLANDS)
+def test_islands_import_only_themselves_and_errors(island):
+    files = [file for file in FILES if file.relative_to(SOURCE).parts[0] == island]
+    assert len(files) > 1
+    for file in files:
+        for module in imports(file, at_module_level=False):
+            if module.split(".")[0] == "tessera":
+                assert module.split(".")[1] in {island, "errors"}, f"{file.name} imports {module}"
+
+
+def test_infrastructure_imports_no_island():
+    for file in FILES:
+        if file.parent == SOURCE and file.name != "cli.py":
+            for module in imports(file, at_module_level=False):
+                parts = module.split(".")
+                assert parts[0] != "tessera" or len(parts) == 1 or parts[1] not in ISLANDS, f"{file.name}: {module}"
+
+
+def test_nothing_imports_dvc_when_it_is_imported():
+    for file in FILES:
+        assert not {m.split(".")[0] for m in imports(file, at_module_level=True)} & {"dvc", "dvclive"}, file.name
+
+
+def test_stages_never_import_each_other():
+    for file in (SOURCE.parents[1] / "stages").glob("*.py"):
+        assert not any(m.split(".")[0] == "stages" for m in imports(file, at_module_level=False)), file.name
+
+
+def test_no_module_is_named_for_leftovers():
+    assert not {file.stem for file in FILES} & {"utils", "helpers", "common", "misc", "util"}

@@ -1,0 +1,56 @@
+"""Every slip in params.yaml is an error that names the key, the expectation and the finding."""
+
+import pytest
+
+from tessera.errors import ParamsError
+from tessera.params import load_params
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quant.lambda_cond": 0.1}, r"quant\.lambda_cond: expected no such key, found 0\.1"),
+        ({"quant.lr": "1e-3"}, r"quant\.lr: expected a float, found '1e-3'"),
+        ({"quant.levels": 2.0}, r"quant\.levels: expected an integer, found 2\.0"),
+        ({"decode.renormalise": 1}, r"decode\.renormalise: expected true or false, found 1"),
+        ({"decode.fusion": "median"}, r"decode\.fusion: .*'mean', 'mean_bonus' or 'best', found 'median'"),
+        ({"t5.dropout": 1.0}, r"t5\.dropout: .*less than 1, found 1\.0"),
+        ({"modalities": []}, r"modalities: .*at least 1"),
+        ({"modalities": ["text", "text"]}, r"modalities: expected distinct names"),
+        ({"quant.con_start_level": 5}, r"quant\.con_start_level: expected at most quant\.levels = 4, got 5"),
+        ({"dataset.users": 0}, r"dataset\.users: .*greater than or equal to 1, found 0"),
+        ({"dataset.format": "amazon2012"}, r"dataset: .*'demo'.*"),
+        ({"spped": 1}, r"spped: expected no such key, found 1"),
+    ],
+)
+def test_slips_are_named(params_file, changes, message):
+    with pytest.raises(ParamsError, match=message):
+        load_params(params_file(changes))
+
+
+def test_a_missing_key_is_named(params_file):
+    file = params_file()
+    file.write_text(file.read_text().replace("beams: 20, ", ""))
+    with pytest.raises(ParamsError, match=r"decode\.beams: expected a value, found nothing"):
+        load_params(file)
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ParamsError, match=r"nowhere\.yaml: expected a file, found nothing"):
+        load_params(tmp_path / "nowhere.yaml")
+    (tmp_path / "broken.yaml").write_text("quant: [1")
+    with pytest.raises(ParamsError, match=r"broken\.yaml: expected YAML"):
+        load_params(tmp_path / "broken.yaml")
+
+
+@pytest.mark.parametrize("written", ["1e-05", "1e-5", "1.0e-5", "0.00001"])
+def test_every_way_to_write_a_float_is_one(params_file, written):
+    file = params_file({"quant.lr": 123.5})
+    file.write_text(file.read_text().replace("lr: 123.5", f"lr: {written}"))
+    assert load_params(file).quant.lr == 1e-5
+
+
+def test_parameters_are_frozen(params_file):
+    params = load_params(params_file())
+    with pytest.raises(ValueError, match="frozen"):
+        params.quant.lr = 1.0

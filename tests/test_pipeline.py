@@ -1,0 +1,217 @@
+"""dvc.yaml, params.yaml, conf/, the stages and the README tell the same story."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tessera.compose import composed
+from tessera.params import Params, load_params
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "tessera"
+STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
+ORDER = """download_reviews fetch_images filter_reviews embed_text embed_images cluster_items train_quantizer
+resolve_collisions build_corpus train_t5 rank_items evaluate write_report""".split()
+# These can make a stage fail but not change what it writes, so they are not dependencies.
+INFRASTRUCTURE = {
+    SOURCE / f"{name}.py"
+    for name in ("__init__", "artifacts", "checkpoints", "compose", "curves", "errors", "params", "runtime", "schemas")
+}
+# A stage that needs one of these at run time imports it at run time.
+HEAVY = ("torch", "transformers", "sklearn", "open_clip", "accelerate", "dvc")
+NEEDS_TORCH = {"train_quantizer", "resolve_collisions", "train_t5", "rank_items"}
+# What only says where to run cannot change a result.
+NOT_A_DEPENDENCY = {"device"}
+
+
+def imported_modules(source: Path) -> set[Path]:
+    """The tessera files that source imports, directly or through another tessera file, at the top or in a function."""
+    found: set[Path] = set()
+    pending = [source]
+    while pending:
+        for node in ast.walk(ast.parse(pending.pop().read_text())):
+            for module in tessera_files(node) - found:
+                found.add(module)
+                pending.append(module)
+    return found
+
+
+def tessera_files(node: ast.AST) -> set[Path]:
+    names = []
+    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tessera":
+        names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    elif isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names if alias.name.split(".")[0] == "tessera"]
+    files = (ROOT / "src" / Path(*name.split(".")).with_suffix(".py") for name in names)
+    return {file for file in files if file.is_file()}
+
+
+def code_dependencies(stage: str) -> set[str]:
+    script = ROOT / "stages" / f"{stage}.py"
+    files = {script} | imported_modules(script) - INFRASTRUCTURE
+    return {str(file.relative_to(ROOT)) for file in files}
+
+
+def read_parameters(stage: str) -> set[str]:
+    """The keys that the stage's script reads: of `params.quant` all of the section, of `params.filter.k` the one."""
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+    chains = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    inner = {id(node.value) for node in chains}
+    dotted = {
+        ".".join(ast.unparse(node).split(".")[1:3]) for node in chains if id(node) not in inner and is_of_params(node)
+    }
+    return expanded(name if is_parameter(name) else name.split(".")[0] for name in dotted) - NOT_A_DEPENDENCY
+
+
+def is_of_params(node: ast.Attribute) -> bool:
+    return re.match(r"params\.\w+", ast.unparse(node)) is not None
+
+
+def is_parameter(name: str) -> bool:
+    section, _, key = name.partition(".")
+    return not key or key in keys_of(section)
+
+
+def keys_of(section: str) -> set[str]:
+    if section == "dataset":
+        return {"name", "expected"}  # the keys that every format has
+    return set(getattr(Params.model_fields[section].annotation, "model_fields", {}))
+
+
+def expanded(names: Iterable[str]) -> set[str]:
+    """Sections as all of their keys; the data set as a whole stands for itself."""
+    found = set()
+    for name in names:
+        keys = keys_of(name) if "." not in name and name != "dataset" else set()
+        found |= {f"{name}.{key}" for key in keys} or {name}
+    return found
+
+
+def outputs(stage: str) -> set[str]:
+    spec = STAGES[stage]
+    entries = [*spec.get("outs", []), *spec.get("metrics", []), *spec.get("plots", [])]
+    return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
+
+
+def test_the_stages_are_those_of_the_design_in_the_order_of_the_work():
+    assert list(STAGES) == ORDER
+    assert {file.stem for file in (ROOT / "stages").glob("*.py")} == set(ORDER)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_name(stage):
+    launched = r"python|\$\{launcher\}"
+    assert re.match(rf"({launched}) stages/{stage}\.py ", STAGES[stage]["cmd"])
+    own_folders = (f"data/{stage}/", f"metrics/{stage}.json", f"metrics/plots/{stage}", "report/", "metrics/report.md")
+    assert all(path.startswith(own_folders) for path in outputs(stage))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_is_described_in_the_imperative_by_its_docstring_too(stage):
+    docstring = ast.get_docstring(ast.parse((ROOT / "stages" / f"{stage}.py").read_text()))
+    description = STAGES[stage]["desc"]
+    assert description.endswith(".")
+    assert docstring
+    assert docstring.split()[0] == description.split()[0]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_dependencies_are_exactly_what_the_stage_imports(stage):
+    listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py") or dep.startswith("src/")}
+    expected = {dep for dep in code_dependencies(stage)}
+    assert listed >= expected, f"dvc.yaml: {stage} lacks {sorted(expected - listed)}"
+    surplus = {dep for dep in listed - expected if dep.endswith(".py")}
+    assert not surplus, f"dvc.yaml: {stage} lists {sorted(surplus)}, which it does not import"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_are_exactly_those_the_stage_reads(stage):
+    assert expanded(STAGES[stage]["params"]) == read_parameters(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_path_on_the_command_line_is_declared(stage):
+    on_command_line = {word.partition("=")[2] or word for word in STAGES[stage]["cmd"].split() if "/" in word}
+    assert on_command_line <= {*STAGES[stage]["deps"], *outputs(stage)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_declared_path_is_on_the_command_line(stage):
+    on_command_line = {word.partition("=")[2] or word for word in STAGES[stage]["cmd"].split()}
+    data = {dep for dep in STAGES[stage]["deps"] if dep.startswith("data/")}
+    assert data | outputs(stage) <= on_command_line
+
+
+def test_every_input_is_an_output_of_an_earlier_stage():
+    made: set[str] = set()
+    for stage, spec in STAGES.items():
+        data = {dep for dep in spec["deps"] if dep.startswith(("data/", "metrics/"))}
+        assert data <= made, stage
+        made |= outputs(stage)
+
+
+def test_metrics_and_plots_are_kept_in_git():
+    for stage in STAGES:
+        for entry in [*STAGES[stage].get("metrics", []), *STAGES[stage].get("plots", [])]:
+            assert list(entry.values()) == [{"cache": False}], entry
+
+
+def test_seed_is_a_parameter_of_the_stages_that_draw_random_numbers_alone():
+    with_seed = {stage for stage in STAGES if "seed" in STAGES[stage]["params"]}
+    assert not with_seed & {"download_reviews", "fetch_images", "filter_reviews", "resolve_collisions", "build_corpus"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_explains_the_stage_and_imports_nothing_heavy_that_it_does_not_need(stage):
+    """One process a stage: what `--help` prints, and which heavy modules stand in sys.modules afterwards."""
+    unneeded = HEAVY if stage not in NEEDS_TORCH else ("dvc",)
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['stages/{stage}.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path('stages/{stage}.py', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        f"print('HEAVY', sorted(set({unneeded!r}) & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    told = re.sub(r"[\s│╭╮╰╯─]+", " ", done.stdout)
+    assert "--params" in told
+    assert " ".join(STAGES[stage]["desc"].split()[:2]) in told
+    assert done.stdout.strip().endswith("HEAVY []")
+
+
+def test_conf_composes_to_the_committed_params():
+    staged = subprocess.run(["git", "show", ":params.yaml"], capture_output=True, text=True, cwd=ROOT, check=False)
+    committed = staged.stdout if staged.returncode == 0 else (ROOT / "params.yaml").read_text()
+    assert committed == composed(ROOT / "conf"), "params.yaml is not what conf/ composes to: run `make params`"
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "override", [f"{group}={name}" for group in ("dataset", "encoder", "system", "scale") for name in choices(group)]
+)
+def test_every_choice_of_every_group_composes_to_valid_parameters(override, tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(composed(ROOT / "conf", [override]))
+    params = load_params(file)
+    group, name = override.split("=")
+    chosen = getattr(params, group)
+    assert (chosen.name if group == "dataset" else chosen) == name
+
+
+def test_every_parameter_is_explained_in_conf():
+    """Each key of the composed file has a comment above it, or above the keys that it stands with."""
+    for file in sorted((ROOT / "conf").rglob("*.yaml")):
+        first = next(line for line in file.read_text().splitlines() if "@package" not in line)
+        assert first.startswith("#"), f"{file.relative_to(ROOT)}: expected a comment that says what it is"

@@ -1,0 +1,62 @@
+from typing import Annotated
+
+import pytest
+import typer
+
+from tessera.errors import DataError
+from tessera.runtime import run
+
+
+def main(items: Annotated[int, typer.Option(help="How many.")]) -> None:
+    if items == 0:
+        raise DataError("[items]: expected some, found 0")
+    if items < 0:
+        raise ValueError("a fault of the programme")
+    typer.echo(f"{items} items")
+
+
+commands = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+commands.command("main")(main)
+commands.command("other")(lambda: typer.echo("other"))
+
+
+@pytest.fixture(params=["a function", "commands"])
+def call(request, monkeypatch):
+    """Run the command line and return its exit status."""
+    is_function = request.param == "a function"
+
+    def with_arguments(*arguments):
+        monkeypatch.setattr("sys.argv", ["stage", *([] if is_function else ["main"]), *arguments])
+        with pytest.raises(SystemExit) as exited:
+            run(main if is_function else commands)
+        return exited.value.code
+
+    return with_arguments
+
+
+def test_what_goes_well(call, capsys):
+    assert not call("--items", "3")
+    assert capsys.readouterr().out == "3 items\n"
+
+
+def test_what_goes_wrong_on_purpose_is_one_message_as_it_stands(call, capsys):
+    assert call("--items", "0") == 1
+    printed = capsys.readouterr()
+    assert printed.err.strip() == "error: [items]: expected some, found 0"
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [([], "--items"), (["--items", "many"], "--items"), (["--itmes", "3"], "--itmes")]
+)
+def test_a_command_line_that_does_not_fit_is_explained(call, capsys, arguments, named):
+    assert call(*arguments) == 2
+    printed = capsys.readouterr().err
+    assert named in printed
+    assert "Traceback" not in printed
+
+
+def test_a_fault_of_the_programme_is_not_hidden(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["stage", "--items", "-1"])
+    with pytest.raises(ValueError, match="a fault of the programme"):
+        run(main)
