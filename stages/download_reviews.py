@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,10 +11,10 @@ from tessera.items.amazon import read_amazon
 from tessera.items.demo import write_demo
 from tessera.items.download import obtain
 from tessera.items.folder import read_folder
-from tessera.items.places import at_home, is_watched
 from tessera.items.raw_items import Content
 from tessera.items.web import is_url
 from tessera.params import PARAMS_FILE, AmazonDataset, DemoDataset, FolderDataset, load_params
+from tessera.places import at_home, is_watched
 from tessera.runtime import log, progress, run
 from tessera.schemas import RAW_ITEMS, REVIEWS
 
@@ -54,9 +54,10 @@ def _read(dataset: AmazonDataset, *, downloads: Path) -> Content:
     return read_amazon(reviews, metadata, form=dataset.format, max_malformed=dataset.max_malformed)
 
 
-def _file(source: str, name: str, *, dataset: AmazonDataset, downloads: Path) -> Path:
+def _file(source: str, name: Literal["reviews", "metadata"], *, dataset: AmazonDataset, downloads: Path) -> Path:
     if not is_url(source):
         _warn_unless_watched(source, watch=dataset.watch)
+        source = str(at_home(Path(source)))
     return obtain(source, downloads=downloads, checksum=dataset.checksums.get(name), progress=progress)
 
 

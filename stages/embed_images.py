@@ -1,4 +1,4 @@
-"""Embed what each item looks like: plain descriptors, any `open_clip` model, or vectors that exist already."""
+"""Embed each item's picture: by plain descriptors, any `open_clip` model, or vectors that exist already."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from tessera.artifacts import read_table, write_json, write_table
 from tessera.items.image_encoders import clip, descriptors
 from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, Image, load_params
+from tessera.places import at_home
 from tessera.runtime import accelerator_on, is_main_process, progress, run
 from tessera.schemas import ITEMS, VECTORS
 
@@ -38,7 +39,7 @@ def main(
 def embedded(images: Path, keys: pl.Series, image: Image, *, device: str) -> Vectors:
     """Return the vectors of the items with these keys."""
     if image.encoder == "precomputed":
-        return precomputed(Path(image.path), keys)
+        return precomputed(at_home(Path(image.path)), keys)
     if image.encoder == "descriptors":
         return descriptors(
             images,

@@ -1,4 +1,4 @@
-"""Embed what is said of each item: TF-IDF, any `transformers` text model, or vectors that exist already."""
+"""Embed each item's title and description: by TF-IDF, any `transformers` text model, or vectors that exist already."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from tessera.artifacts import read_table, write_json, write_table
 from tessera.items.text_encoders import by_item, item_texts, mean_pooled, tfidf
 from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, Text, load_params
+from tessera.places import at_home
 from tessera.runtime import accelerator_on, is_main_process, progress, run
 from tessera.schemas import ITEMS, VECTORS
 
@@ -35,7 +36,7 @@ def main(
 def embedded(catalogue: pl.DataFrame, text: Text, *, device: str) -> tuple[Vectors, dict[str, float]]:
     """Return the items' vectors, and what is to be told of their texts."""
     if text.encoder == "precomputed":
-        return precomputed(Path(text.path), catalogue["key"]), {}
+        return precomputed(at_home(Path(text.path)), catalogue["key"]), {}
     texts = item_texts(catalogue, fields=text.fields)
     if text.encoder == "tfidf":
         return by_item(tfidf(texts.texts, dimensions=text.dimensions), texts.rows, items=catalogue.height), {}

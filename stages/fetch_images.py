@@ -11,9 +11,9 @@ from tessera.items.fetching import picture_files
 from tessera.items.filtering import dense_interactions
 from tessera.items.picture_parts import PASSING, fetch_parts, fingerprint, merge, summed_up, wanted_pictures
 from tessera.items.pictures import Limits
-from tessera.items.places import at_home, is_watched
 from tessera.items.web import Patience
 from tessera.params import PARAMS_FILE, AmazonDataset, Dataset, FolderDataset, load_params
+from tessera.places import at_home, is_watched
 from tessera.runtime import log, progress, run
 from tessera.schemas import RAW_ITEMS, REVIEWS
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import polars as pl
-import torch
 import typer
 
 from tessera.artifacts import named_paths, read_table, write_json, write_table
@@ -15,6 +14,7 @@ from tessera.codes.id_file import codes_of, estimated_paths, read_ids
 from tessera.codes.statistics import summary
 from tessera.codes.tables import id_table, matrix
 from tessera.params import PARAMS_FILE, load_params
+from tessera.places import at_home
 from tessera.runtime import run, torch_device
 from tessera.schemas import IDS, ITEMS, VECTORS
 
@@ -36,11 +36,11 @@ def main(
 
     keys = shop["key"].to_list()
     if params.ids.source == "file":
-        published = read_ids(Path(params.ids.path))
+        published = read_ids(at_home(Path(params.ids.path)))
         paths = {n: estimated_paths(codes_of(published, n, keys=keys), m, size=size) for n, m in matrices.items()}
     else:
         trained, device = load(quantizer, codebook_size=size), torch_device(params.device)
-        paths = {n: encode(trained, n, torch.from_numpy(m), device=device) for n, m in matrices.items()}
+        paths = {n: encode(trained, n, m, device=device) for n, m in matrices.items()}
     codes = {name: resolve(path, rule=params.ids.collisions, names=keys) for name, path in paths.items()}
 
     rows = [id_table(shop["item"], name, codes=codes[name], first=path.codes) for name, path in paths.items()]

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from tessera.artifacts import named_paths, read_table, whole_file, whole_folder, write_json
@@ -14,7 +13,7 @@ from tessera.codes.losses import Objective
 from tessera.codes.quantizer import Architecture
 from tessera.codes.tables import stack_labels, stack_vectors
 from tessera.params import PARAMS_FILE, load_params
-from tessera.runtime import progress, run, torch_device
+from tessera.runtime import is_main_process, progress, run, torch_device, torch_generator
 from tessera.schemas import LABELS, VECTORS
 
 
@@ -26,8 +25,13 @@ def main(
     metrics: Annotated[Path, typer.Option(help="To write: the last row of the history, as JSON.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
+    if not is_main_process():
+        return  # one process trains: the network is small, and its contrast wants the whole batch
     params = load_params(params_file)
     quant = params.quant
+    if params.ids.source == "file":
+        write_nothing(quantizer, history, metrics)
+        return
     paths = named_paths(vectors)
     tables = {name: read_table(path, VECTORS) for name, path in paths.items() if name in params.modalities}
     catalogue = stack_vectors(tables, modalities=params.modalities)
@@ -42,23 +46,9 @@ def main(
             latent_dim=quant.latent_dim,
             hidden=tuple(quant.hidden),
         ),
-        objective=Objective(
-            alpha=quant.alpha,
-            lambda_con=quant.lambda_con,
-            con_start_level=quant.con_start_level,
-            lambda_align=quant.lambda_align,
-            temperature=quant.temperature,
-            similarity=quant.similarity,
-        ),
-        schedule=Schedule(
-            epochs=quant.epochs,
-            batch_size=quant.batch_size,
-            lr=quant.lr,
-            weight_decay=quant.weight_decay,
-            initialisation=quant.initialisation,
-            replace_dead_after=quant.replace_dead_after,
-        ),
-        generator=torch.Generator().manual_seed(params.seed),
+        objective=Objective(**quant.model_dump(include=set(Objective.__dataclass_fields__))),
+        schedule=Schedule(**quant.model_dump(include=set(Schedule.__dataclass_fields__))),
+        generator=torch_generator(params.seed),
         device=torch_device(params.device),
         progress=partial(progress, title="train_quantizer"),
     )
@@ -67,6 +57,15 @@ def main(
     with whole_file(history) as partial_file:
         fitted.history.write_csv(partial_file, separator="\t")
     write_json(metrics, fitted.history.row(-1, named=True))
+
+
+def write_nothing(quantizer: Path, history: Path, metrics: Path) -> None:
+    """Write what stands for a quantizer where IDs come from a file and none is needed."""
+    with whole_folder(quantizer) as folder:
+        write_json(folder / "config.json", {"method": "none: ids.source is file"})
+    with whole_file(history) as partial_file:
+        partial_file.write_text("epoch\n")
+    write_json(metrics, {"epoch": 0})
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from tessera.artifacts import read_json, read_table, whole_folder, write_json
 from tessera.checkpoints import CheckpointStore, fingerprint
 from tessera.curves import live_curves
 from tessera.params import PARAMS_FILE, load_params
+from tessera.places import at_home
 from tessera.recommender.batches import samples_of
 from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.fitting import Settings, fit
@@ -37,7 +37,7 @@ def main(
     codes = codes_by_modality(read_table(ids, IDS), words.modalities)
     tokens = {modality: words.tokens(modality, table) for modality, table in codes.items()}
     store = CheckpointStore(
-        resume, fingerprint([params.t5.model_dump(), params.seed], files=[vocabulary, ids, train, valid])
+        at_home(resume), fingerprint([params.t5.model_dump(), params.seed], files=[vocabulary, ids, train, valid])
     )
 
     accelerator = accelerator_on(params.device, precision=params.t5.precision)
@@ -46,7 +46,7 @@ def main(
             new_model(words, Sizes(**params.t5.model_dump(include=set(Sizes._fields))), seed=params.seed),
             samples_of(read_table(train, CORPUS)),
             validation_on(read_table(valid, CORPUS), tokens, words.tasks, users=params.t5.monitor_users),
-            {modality: torch.from_numpy(table) for modality, table in tokens.items()},
+            tokens,
             settings=Settings(**params.t5.model_dump(include=set(Settings._fields)), seed=params.seed),
             accelerator=accelerator,
             store=store,

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 from ruamel.yaml import YAML
 
+import tessera  # noqa: F401 - before torch, so that its choice for torch's threads holds in tests too
+
 # How long an example takes says nothing on a machine that others use too; the same examples come each time.
 settings.register_profile("tessera", deadline=None, derandomize=True)
 settings.load_profile("tessera")

@@ -59,7 +59,7 @@ class AmazonDataset(Section):
     reviews: str
     metadata: str | None
     pictures: str | None
-    checksums: dict[str, str]
+    checksums: dict[Literal["reviews", "metadata"], str]
     watch: str
     max_malformed: Share
     expected: KnownCounts | None

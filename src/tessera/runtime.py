@@ -72,6 +72,13 @@ def torch_device(name: str) -> "torch.device":
     return device
 
 
+def torch_generator(seed: int) -> "torch.Generator":
+    """Return a generator of random numbers for the CPU that starts from the parameter `seed`."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
 def accelerator_on(device: str, *, precision: str) -> "Accelerator":
     """Return the `accelerate` view of this process and its siblings under `torchrun`.
 

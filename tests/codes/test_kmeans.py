@@ -46,7 +46,7 @@ def test_every_centre_is_the_mean_of_its_points():
 def test_blocks_do_not_change_the_result(monkeypatch):
     points = clusters()
     whole = kmeans(points, size=5, generator=generator())
-    monkeypatch.setattr(module, "rows_in_block", lambda columns: 7)
+    monkeypatch.setattr(module, "rows_in_block", lambda _: 7)
     torch.testing.assert_close(kmeans(points, size=5, generator=generator()), whole)
 
 
@@ -66,7 +66,9 @@ def test_an_empty_cluster_moves_to_the_point_farthest_off():
 def test_the_same_generator_gives_the_same_centres_and_another_one_others():
     points = clusters(count=30)
     assert torch.equal(kmeans(points, size=9, generator=generator()), kmeans(points, size=9, generator=generator()))
-    assert not torch.equal(kmeans(points, size=9, generator=generator()), kmeans(points, size=9, generator=generator(1)))
+    assert not torch.equal(
+        kmeans(points, size=9, generator=generator()), kmeans(points, size=9, generator=generator(1))
+    )
 
 
 def test_each_level_clusters_what_the_one_before_left():

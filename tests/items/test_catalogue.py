@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from tessera.errors import ParamsError, TableError
+from tessera.errors import ParamsError
 from tessera.items.catalogue import described, lacking, present_keys
 
 ITEMS = {

@@ -126,13 +126,29 @@ def test_one_bad_line_in_many_costs_a_few_lines_only(tmp_path: Path, monkeypatch
     assert len(looked_at) < lines.SMALL_PIECE / len(GOOD)
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbled", "missing", "folder"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=200), max_size=4), st.integers(0, 40), st.integers(1, 50), st.integers(1, 50))
+def test_unpacks_as_gzip_does(tmp_path: Path, members: list[bytes], padding: int, chunk: int, packed: int):
+    path = tmp_path / "x"
+    path.write_bytes(gzip.compress(b"first") + b"".join(map(gzip.compress, members)) + bytes(padding))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "CHUNK", chunk)
+        patch.setattr(lines, "PACKED", packed)
+        content = b"".join(read_chunks(path))
+    assert content == gzip.decompress(path.read_bytes())
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut in the sum", "garbled", "followed", "missing", "folder"])
 def test_a_file_that_cannot_be_read_to_its_end(damage: str, tmp_path: Path):
     path = tmp_path / "x.gz"
     packed = gzip.compress(b"\n".join(b'{"u": "%d"}' % number for number in range(10_000)))
     match damage:
         case "cut":
             path.write_bytes(packed[: len(packed) // 2])
+        case "cut in the sum":
+            path.write_bytes(packed[:-3])
+        case "followed":
+            path.write_bytes(packed + b"garbage")
         case "garbled":
             path.write_bytes(packed[:100] + b"garbled" * 9 + packed[163:])
         case "folder":

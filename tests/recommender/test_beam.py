@@ -79,7 +79,9 @@ def test_with_few_beams_it_equals_generate_with_a_prefix_function(world, model):
         do_sample=False,
         use_cache=False,  # its cache has as many layers as the encoder, and this decoder has more
     )
-    expected = [[items[tuple(path)] for path in user] for user in generated.sequences[:, 1:].view(USERS, beams, -1).tolist()]
+    expected = [
+        [items[tuple(path)] for path in user] for user in generated.sequences[:, 1:].view(USERS, beams, -1).tolist()
+    ]
     found = beam_search(network, trie, source, beams=beams, renormalise=False)
     assert found.items.tolist() == expected
     assert torch.allclose(found.scores.flatten(), generated.sequences_scores, atol=1e-4)

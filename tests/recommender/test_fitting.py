@@ -10,8 +10,8 @@ from tessera.errors import CheckpointError
 from tessera.recommender.batches import samples_of
 from tessera.recommender.fitting import Settings, fit, learning_rate
 from tessera.recommender.model import Sizes
-from tessera.recommender.validation import hit_sums, validation_on
 from tessera.recommender.ranking import Share
+from tessera.recommender.validation import hit_sums, validation_on
 
 SETTINGS = Settings(
     lambda_implicit=0.01,
@@ -32,7 +32,7 @@ NO_DROPOUT = Sizes(d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decod
 WITH_DROPOUT = NO_DROPOUT._replace(dropout=0.1)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -41,13 +41,13 @@ def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **ch
 
     def on_epoch(_):
         if die_after is not None and next(epochs) > die_after:
-            raise Killed
+            raise KilledError
 
     return fit(
         model(here, sizes=sizes),
         here.samples(),
         validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
-        here.ids(),
+        here.tokens,
         settings=SETTINGS._replace(**changes),
         accelerator=Accelerator(cpu=True),
         store=store,
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(world, model)
 @pytest.mark.parametrize("die_after", [1, 2])
 def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path, die_after):
     here, store = world(), CheckpointStore(tmp_path, "training")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         trained(here, model, store=store, die_after=die_after)
     assert len(store.load()["history"]) == die_after
     resumed = trained(here, model, store=store)
@@ -93,14 +93,16 @@ def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path, di
 def test_early_stopping_counters_survive_a_kill(world, model, tmp_path):
     here, store = world(), CheckpointStore(tmp_path, "training")
     changes = {"lr": 1e-12, "patience": 2, "epochs": 9}  # nothing is learned, so no look after the first gains
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         trained(here, model, store=store, die_after=2, **changes)
-    assert len(trained(here, model, store=store, **changes).history) == len(trained(here, model, **changes).history) == 3
+    assert (
+        len(trained(here, model, store=store, **changes).history) == len(trained(here, model, **changes).history) == 3
+    )
 
 
 def test_a_store_of_another_fingerprint_is_not_looked_at(world, model, tmp_path):
     here = world()
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         trained(here, model, store=CheckpointStore(tmp_path, "one"), die_after=1)
     assert CheckpointStore(tmp_path, "other").load() is None
 

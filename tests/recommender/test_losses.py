@@ -21,9 +21,7 @@ def test_padding_changes_no_loss(world, model):
     network, samples = model(here).eval(), here.samples()
     rows = torch.tensor([0, 200, 450])
     together = token_losses(network, samples.source.padded(rows), samples.target.padded(rows))
-    alone = [
-        token_losses(network, samples.source.padded(row[None]), samples.target.padded(row[None])) for row in rows
-    ]
+    alone = [token_losses(network, samples.source.padded(row[None]), samples.target.padded(row[None])) for row in rows]
     assert torch.allclose(together, torch.stack(alone).sum(), rtol=1e-5)
 
 

@@ -54,7 +54,7 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(world, model, tmp_path):
 
 
 def test_a_folder_without_a_checkpoint_is_refused(world, tmp_path):
-    with pytest.raises(CheckpointError, match="expected a T5 checkpoint, found no config.json"):
+    with pytest.raises(CheckpointError, match=r"expected a T5 checkpoint, found no config\.json"):
         load_model(tmp_path, world().vocabulary)
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(CheckpointError, match="cannot be loaded"):

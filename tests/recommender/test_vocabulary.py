@@ -71,10 +71,11 @@ def test_more_tokens_than_two_bytes_hold_are_refused():
 
 
 @pytest.mark.parametrize(
-    "text", ["history text", "item text -> text", "future text -> text", "history text image", "", "history a -> b -> c"]
+    "text",
+    ["history text", "item text -> text", "future text -> text", "history text image", "", "history a -> b -> c"],
 )
 def test_what_is_no_task_is_refused(text):
-    with pytest.raises(ParamsError, match="corpus.tasks: expected 'history MODALITY -> MODALITY'"):
+    with pytest.raises(ParamsError, match=r"corpus\.tasks: expected 'history MODALITY -> MODALITY'"):
         Task.parse(text)
 
 

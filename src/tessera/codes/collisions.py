@@ -251,8 +251,9 @@ def _fitting(numbers: Integers, *, factor: int) -> Integers:
 def _movers(paths: Paths, places: Integers) -> Integers:
     """Return the items (K,) that cannot keep their codes, in the order of the rule."""
     order = np.argsort(places)
-    repeats = np.diff(places[order]) == 0
-    colliding = np.sort(order[np.append(repeats, False) | np.insert(repeats, 0, False)])
+    ordered = places[order]
+    repeated = (np.diff(ordered, prepend=-1) == 0) | (np.diff(ordered, append=-1) == 0)
+    colliding = np.sort(order[repeated])
     distances = _own_distances(paths, colliding)
     colliding = colliding[np.lexsort((distances, places[colliding]))]  # stable: of equals, the first item
     return colliding[np.diff(places[colliding], prepend=-1) == 0]

@@ -1,6 +1,8 @@
 """Codes for all items, from a trained quantizer."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.codes.collisions import Paths
@@ -9,7 +11,9 @@ from tessera.errors import CheckpointError
 
 
 @torch.no_grad()
-def encode(quantizer: CrossModalQuantizer, modality: str, vectors: Tensor, *, device: torch.device) -> Paths:
+def encode(
+    quantizer: CrossModalQuantizer, modality: str, vectors: Tensor | NDArray[np.float32], *, device: torch.device
+) -> Paths:
     """Return the codes of vectors (N, D) and their paths, batch by batch.
 
     Every batch has the same number of rows (the last one reaches back), so that equal vectors get equal residuals:
@@ -17,6 +21,7 @@ def encode(quantizer: CrossModalQuantizer, modality: str, vectors: Tensor, *, de
 
     Raises CheckpointError where the quantizer was trained on vectors of another width, or without this modality.
     """
+    vectors = torch.as_tensor(vectors)
     part = quantizer.of(modality).to(device).eval()
     levels, size, width = part.codebooks.shape
     if vectors.shape[1] != part.widths[0]:

@@ -50,7 +50,7 @@ def codes_of(ids: pl.DataFrame, modality: str, *, keys: Sequence[str]) -> Intege
     _refuse(matched.filter(pl.col("codes").is_null())["item"], modality, "no ID")
     length = int(matched["codes"].list.len().to_numpy().max(initial=1))
     uneven = matched.filter(pl.col("codes").list.len() != length)["item"]
-    _refuse(uneven, modality, f"fewer codes than the {length} of the others")
+    _refuse(uneven, modality, f"not the {length} codes of others")
     bounds = pl.element().is_null() | (pl.element() < 0) | (pl.element() >= LARGEST_CODEBOOK)
     outside = matched.filter(pl.col("codes").list.eval(bounds).list.any())["item"]
     _refuse(outside, modality, f"codes that are not whole numbers from 0 to {LARGEST_CODEBOOK - 1}")

@@ -3,6 +3,8 @@
 Sums go through matrix products, which unlike scattered additions give the same bytes each time on a GPU too.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,38 +44,51 @@ def kmeans(points: Tensor, *, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _spread(points: Tensor, *, size: int, generator: torch.Generator) -> Tensor:
-    """Return M rows of points (S, d) drawn by k-means++ (Arthur and Vassilvitskii, 2007).
+    """Return M rows of points (S, d) drawn by greedy k-means++ (Arthur and Vassilvitskii, 2007).
 
-    Each has a chance in proportion to its squared distance from those drawn before it.
+    Each is the best of a few, 2 + log M of them as in scikit-learn, which have a chance to be drawn in proportion to
+    their squared distance from the rows before.
     """
-    draws = torch.rand(size, generator=generator, dtype=torch.float64).to(points.device)
-    squares = points.square().sum(1)
-    distances = torch.full_like(squares, torch.inf)
-    chosen = [(draws[0] * len(points)).long()]
+    trials = 2 + int(math.log(size))
+    draws = torch.rand(size, trials, generator=generator, dtype=torch.float64).to(points.device)
+    squares = points.square().sum(1, keepdim=True)  # (S, 1)
+    chosen = [(draws[0, 0] * len(points)).long()]
+    distances = _to_candidates(points, squares, chosen[0][None]).squeeze(1)
     for draw in draws[1:]:
-        last = points[chosen[-1]]
-        to_last = torch.addmv(squares + last.square().sum(), points, last, alpha=-2)
-        # Rounding leaves a point at some distance from itself; it must not be drawn again for that.
-        distances = torch.minimum(distances, to_last.clamp(min=0)).index_fill(0, chosen[-1], 0)
         reach = distances.double().cumsum(0)
-        pick = torch.searchsorted(reach, draw * reach[-1], right=True)
-        chosen.append(pick.clamp(max=len(points) - 1))
+        picks = torch.searchsorted(reach, draw * reach[-1], right=True).clamp(max=len(points) - 1)
+        nearer = torch.minimum(distances[:, None], _to_candidates(points, squares, picks))  # (S, trials)
+        best = nearer.sum(0).argmin()
+        distances = nearer[:, best]
+        chosen.append(picks[best])
     return points[torch.stack(chosen)]
+
+
+def _to_candidates(points: Tensor, squares: Tensor, picks: Tensor) -> Tensor:
+    """Return the squared distances (S, C) of points (S, d) from those of them that picks (C,) names."""
+    distances = torch.addmm(squares + squares[picks].T, points, points[picks].T, alpha=-2).clamp(min=0)
+    # Rounding leaves a point at some distance from itself; it must not be drawn again for that.
+    return distances.scatter(0, picks[None], 0)
 
 
 def _means(points: Tensor, assigned: Tensor, centres: Tensor) -> Tensor:
     """Return the mean of each cluster's points; a cluster without any moves to one of the points farthest off."""
     sums, counts = torch.zeros_like(centres), centres.new_zeros(len(centres))
-    distances = []
     for rows, clusters in _blocks(points, assigned, size=len(centres)):
         members = functional.one_hot(clusters, len(centres)).to(points.dtype)
         sums += members.T @ rows
         counts += members.sum(0)
-        distances.append(_squared_distances(rows, functional.embedding(clusters, centres)))
-    farthest = torch.cat(distances).topk(min(len(centres), len(points))).indices
-    empty = counts == 0
-    replacement = points[farthest[(empty.cumsum(0) - 1).clamp(min=0) % len(farthest)]]
-    return torch.where(empty[:, None], replacement, sums / counts.clamp(min=1)[:, None])
+    means, empty = sums / counts.clamp(min=1)[:, None], counts == 0
+    if not empty.any():
+        return means
+    distances = torch.cat(
+        [
+            (rows - functional.embedding(clusters, centres)).square().sum(1)
+            for rows, clusters in _blocks(points, assigned, size=len(centres))
+        ]
+    )
+    farthest = distances.topk(min(len(centres), len(points))).indices
+    return torch.where(empty[:, None], points[farthest[(empty.cumsum(0) - 1) % len(farthest)]], means)
 
 
 def _assigned(points: Tensor, centres: Tensor) -> Tensor:
@@ -82,7 +97,3 @@ def _assigned(points: Tensor, centres: Tensor) -> Tensor:
 
 def _blocks(*tensors: Tensor, size: int) -> "zip[tuple[Tensor, ...]]":
     return zip(*(tensor.split(rows_in_block(size)) for tensor in tensors), strict=True)
-
-
-def _squared_distances(points: Tensor, places: Tensor) -> Tensor:
-    return (points - places).square().sum(-1)

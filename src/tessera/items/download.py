@@ -13,16 +13,14 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from tessera.errors import SourceError
-from tessera.items.places import at_home
+from tessera.items.progress import Progress, silently
 from tessera.items.web import (
     PassingError,
     Patience,
-    Progress,
     RefusedError,
     answer,
     is_url,
     new_client,
-    silently,
     tries,
 )
 
@@ -56,7 +54,7 @@ def obtain(
         return download(source, downloads, checksum=checksum, patience=patience, progress=progress)
     if "://" in source:
         raise SourceError(f"{source}: expected a path, or a URL of http or https")
-    path = at_home(Path(source))
+    path = Path(source)
     if not path.is_file():
         raise SourceError(f"{source}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
     if checksum is not None and not _has_checksum(path, checksum):

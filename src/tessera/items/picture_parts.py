@@ -12,7 +12,8 @@ import polars as pl
 
 from tessera.items.fetching import UNANSWERED, Fetcher
 from tessera.items.pictures import Limits, Status
-from tessera.items.web import Patience, Progress, silently
+from tessera.items.progress import Progress, silently
+from tessera.items.web import Patience
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 

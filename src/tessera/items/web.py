@@ -2,14 +2,13 @@
 
 import email.utils
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple
 
 import httpx
 import tenacity
 
-Element = TypeVar("Element")
 Reason = Literal["not_found", "forbidden", "http_error", "timeout", "unreachable", "unsupported", "too_large"]
 
 SCHEMES = ("http://", "https://")
@@ -57,18 +56,6 @@ class RefusedError(Exception):
         super().__init__(message)
         self.reason = reason
         self.code = code  # HTTP's status
-
-
-class Progress(Protocol):
-    """What yields elements, and tells how far it is."""
-
-    def __call__(self, elements: Iterable[Element], *, title: str, total: int | None = None) -> Iterator[Element]:
-        """Yield elements."""
-
-
-def silently(elements: Iterable[Element], *, title: str, total: int | None = None) -> Iterator[Element]:  # noqa: ARG001
-    """Yield elements and tell nothing."""
-    yield from elements
 
 
 def is_url(source: str) -> bool:

@@ -20,7 +20,7 @@ from tessera.recommender.batches import Samples, cut_into_batches
 from tessera.recommender.losses import TrainingLosses
 from tessera.recommender.ranking import Share
 from tessera.recommender.validation import MONITOR_CUTOFF, Validation, hit_sums, loss_sums
-from tessera.recommender.vocabulary import PAD
+from tessera.recommender.vocabulary import PAD, Tokens
 
 
 class Settings(NamedTuple):
@@ -75,7 +75,7 @@ def fit(
     model: T5ForConditionalGeneration,
     train: Samples,
     validation: Validation,
-    ids: Mapping[str, Tensor],
+    ids: Mapping[str, Tokens],
     *,
     settings: Settings,
     accelerator: Accelerator,
@@ -122,12 +122,17 @@ class _Training:
         model: T5ForConditionalGeneration,
         train: Samples,
         validation: Validation,
-        ids: Mapping[str, Tensor],
+        ids: Mapping[str, Tokens],
         *,
         settings: Settings,
         accelerator: Accelerator,
     ) -> None:
-        losses = TrainingLosses(model, ids, lambda_implicit=settings.lambda_implicit, temperature=settings.temperature)
+        losses = TrainingLosses(
+            model,
+            {modality: torch.from_numpy(tokens) for modality, tokens in ids.items()},
+            lambda_implicit=settings.lambda_implicit,
+            temperature=settings.temperature,
+        )
         optimizer = torch.optim.AdamW(losses.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.model, self.validation, self.settings, self.accelerator = model, validation, settings, accelerator
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)

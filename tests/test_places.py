@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.items.places import at_home, is_watched
+from tessera.places import at_home, is_watched
 
 
 @pytest.mark.parametrize("copy", ["tmpab12", "standalone/tmpab12"])

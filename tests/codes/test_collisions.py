@@ -1,0 +1,258 @@
+"""The rule for collisions, against the same rule written plainly with dictionaries and sorting."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tessera.codes import collisions as module
+from tessera.codes.collisions import Paths, _places, add_code, reassign, require_distinct, resolve
+from tessera.errors import DataError
+
+
+def plainly(paths):
+    """Return the codes that the rule gives, and the items for which it finds none."""
+    codes = [tuple(row) for row in paths.codes.tolist()]
+    groups, taken, result, homeless = {}, set(codes), list(codes), []
+    for item, code in enumerate(codes):
+        groups.setdefault(code, []).append(item)
+    for code in sorted(groups):
+        keeper, *movers = sorted(groups[code], key=lambda item: (distances(paths, item, -1)[code[-1]], item))
+        assert result[keeper] == code
+        for item in movers:
+            place = next((place for place in choices(paths, item, code) if place not in taken), None)
+            if place is None:
+                homeless.append(item)
+            else:
+                taken.add(place)
+                result[item] = place
+    return result, homeless
+
+
+def choices(paths, item, code):
+    """Yield the codes open to an item by the rule, best first."""
+    last = by_distance(distances(paths, item, -1))
+    if len(code) == 1:
+        yield from ((choice,) for choice in last)
+        return
+    others = [choice for choice in by_distance(distances(paths, item, -2)) if choice != code[-2]]
+    for second_last in [code[-2], *others]:
+        yield from ((*code[:-2], second_last, choice) for choice in last)
+
+
+def by_distance(found):
+    return sorted(range(len(found)), key=lambda choice: (found[choice], choice))
+
+
+def distances(paths, item, level):
+    """Return the squared distances of an item's residual at the last or second-last level; infinite without a place."""
+    residual = paths.residuals[item]
+    if level == -1 and len(paths.codebooks) > 1:
+        residual = residual - paths.codebooks[-2][paths.codes[item, -2]]
+    gaps = ((residual.astype(float) - paths.codebooks[level].astype(float)) ** 2).sum(axis=1)
+    return np.where(np.isnan(gaps), np.inf, gaps).tolist()
+
+
+def random_paths(seed, *, items, levels, size, width=3, spread=None):
+    """Return random codes, crowded into the first `spread` of each level, and random residuals and codebooks."""
+    draw = np.random.default_rng(seed)
+    return Paths(
+        draw.integers(0, spread or size, size=(items, levels)),
+        draw.normal(size=(items, width)).astype(np.float32),
+        draw.normal(size=(levels, size, width)).astype(np.float32),
+    )
+
+
+def names(count):
+    return [f"B{number:04d}" for number in range(count)]
+
+
+@st.composite
+def crowds(draw):
+    """Return paths with many collisions, most of which the rule can resolve."""
+    depth, size = draw(st.integers(1, 4)), draw(st.integers(2, 5))
+    room = size ** min(depth, 2)
+    items = draw(st.integers(1, room if draw(st.booleans()) else 3 * room))
+    spread = draw(st.integers(1, size))
+    return random_paths(draw(st.integers(0, 2**31)), items=items, levels=depth, size=size, spread=spread)
+
+
+def test_last_level_by_hand():
+    # Codes at 0, 1 and 3; three items of code 0, at 0.2, 0.1 and 0.9.
+    paths = Paths(np.array([[0], [0], [0]]), np.float32([[0.2], [0.1], [0.9]]), np.float32([[[0], [1], [3]]]))
+    # Item 1 is nearest and keeps 0; item 0 comes next and takes 1; item 2 would have liked 1, and takes 3.
+    assert reassign(paths, names=names(3)).tolist() == [[1], [0], [2]]
+
+
+def test_second_last_level_by_hand():
+    codebooks = np.float32([[[0], [10], [4]], [[0], [1], [9]]])
+    codes = np.array([[0, 0], [0, 1], [0, 2], [0, 0], [2, 1]])
+    residuals = np.float32([[0], [1], [9], [0.8], [5]])
+    # [0, _] is full. Item 3 goes to the next nearest second-last code, 2 (at 4), and there likes 1 (at 1), which item 4
+    # holds, and then 0 (at 0).
+    assert reassign(Paths(codes, residuals, codebooks), names=names(5)).tolist() == [
+        [0, 0],
+        [0, 1],
+        [0, 2],
+        [2, 0],
+        [2, 1],
+    ]
+
+
+def test_an_item_that_must_leave_precedes_those_of_later_groups():
+    """A group's leaver takes a code that the next bucket's own item would have had, since groups come in order."""
+    codebooks = np.float32([[[0], [1]], [[0], [1]]])
+    codes = np.array([[0, 0], [0, 0], [0, 0], [1, 0]])
+    residuals = np.float32([[0], [0.1], [0.2], [1]])
+    found = reassign(Paths(codes, residuals, codebooks), names=names(4))
+    assert found.tolist() == [[0, 0], [0, 1], [1, 1], [1, 0]]
+
+
+def test_of_equally_near_items_the_first_keeps_the_code_and_of_equally_near_codes_the_first_is_taken():
+    paths = Paths(np.array([[1], [1], [1]]), np.zeros((3, 1), np.float32), np.float32([[[2], [0], [-2]]]))
+    assert reassign(paths, names=names(3)).tolist() == [[1], [0], [2]]
+
+
+def test_without_distances_the_order_of_codes_decides():
+    paths = Paths(np.array([[0, 2], [0, 2], [0, 2]]), np.empty((3, 0), np.float32), np.empty((2, 3, 0), np.float32))
+    assert reassign(paths, names=names(3)).tolist() == [[0, 2], [0, 0], [0, 1]]
+
+
+def test_codes_without_a_place_come_last_in_their_order():
+    codebook = np.float32([[np.nan], [0], [np.nan], [5]])
+    paths = Paths(np.array([[1], [1], [1], [1]]), np.zeros((4, 1), np.float32), codebook[None])
+    assert reassign(paths, names=names(4)).tolist() == [[1], [3], [0], [2]]
+
+
+@settings(deadline=None, max_examples=300)
+@given(crowds())
+def test_it_is_the_rule(paths):
+    expected, homeless = plainly(paths)
+    if homeless:
+        with pytest.raises(DataError, match=f"found none for {len(homeless)}: {names(999)[homeless[0]]}"):
+            reassign(paths, names=names(len(expected)))
+    else:
+        assert reassign(paths, names=names(len(expected))).tolist() == [list(code) for code in expected]
+
+
+@settings(deadline=None, max_examples=20)
+@given(crowds(), st.integers(1, 9))
+def test_blocks_do_not_change_the_result(paths, rows):
+    _, homeless = plainly(paths)
+    assume(not homeless)
+    whole = reassign(paths, names=names(len(paths.codes)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK", rows * paths.codebooks.shape[1])
+        assert np.array_equal(reassign(paths, names=names(len(paths.codes))), whole)
+
+
+@settings(deadline=None, max_examples=100)
+@given(crowds())
+def test_what_holds_afterwards(paths):
+    _, homeless = plainly(paths)
+    assume(not homeless)
+    found = reassign(paths, names=names(len(paths.codes)))
+    require_distinct(found, names=names(len(found)))
+    assert np.array_equal(found[:, :-2], paths.codes[:, :-2])
+    assert {tuple(code) for code in paths.codes.tolist()} <= {tuple(code) for code in found.tolist()}
+    again = reassign(paths._replace(codes=found), names=names(len(found)))
+    assert np.array_equal(again, found)
+
+
+@settings(deadline=None, max_examples=50)
+@given(crowds(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(paths, random):
+    _, homeless = plainly(paths)
+    assume(not homeless)
+    found = reassign(paths, names=names(len(paths.codes)))
+    order = list(range(len(found)))
+    random.shuffle(order)
+    shuffled = Paths(paths.codes[order], paths.residuals[order], paths.codebooks)
+    assert np.array_equal(reassign(shuffled, names=names(len(order))), found[order])
+
+
+def test_a_thousand_items_equal_the_rule():
+    for seed, (levels, size, spread) in enumerate([(4, 32, 3), (2, 32, 9), (3, 16, 2)]):
+        paths = random_paths(seed, items=400 if size == 16 else 1000, levels=levels, size=size, spread=spread)
+        expected, homeless = plainly(paths)
+        assert not homeless
+        assert reassign(paths, names=names(1000)).tolist() == [list(code) for code in expected]
+
+
+def test_the_codes_given_are_left_alone():
+    paths = random_paths(0, items=20, levels=3, size=8, spread=2)
+    before = paths.codes.copy()
+    reassign(paths, names=names(20))
+    assert np.array_equal(paths.codes, before)
+
+
+def test_no_items():
+    assert reassign(random_paths(0, items=0, levels=3, size=4), names=[]).shape == (0, 3)
+
+
+def test_too_many_items_for_the_codes_are_counted_and_named():
+    paths = Paths(np.zeros((6, 3), np.int64), np.zeros((6, 1), np.float32), np.float32([[[0], [1]]] * 3))
+    with pytest.raises(
+        DataError,
+        match=r"quant.codebook_size: expected an ID for each of 6 items, found none for 2: B0004, B0005; "
+        r"2 codes on 2 levels make 4 IDs, and up to 6 items have the same first 1 codes",
+    ):
+        reassign(paths, names=names(6))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.sampled_from([2, 7, 65536]), st.integers(0, 2**31))
+def test_places_are_ordered_as_codes_are(levels, size, seed):
+    draw = np.random.default_rng(seed)
+    codes = draw.integers(0, size, size=(30, levels))
+    codes[draw.integers(0, 30, size=10)] = codes[:10]
+    codes[10:20, :-1] = codes[20:, :-1]
+    places = _places(codes, size=size)
+    rows = codes.tolist()
+    assert sorted(range(30), key=lambda item: (rows[item], item)) == np.argsort(places, kind="stable").tolist()
+    assert all((rows[a] == rows[b]) == (places[a] == places[b]) for a in range(30) for b in range(30))
+    assert np.array_equal(places % size, codes[:, -1])
+    if levels > 1:
+        assert np.array_equal(places // size % size, codes[:, -2])
+
+
+class TestExtraCode:
+    def test_by_hand(self):
+        codes = np.array([[4, 1], [7, 0], [4, 1], [4, 1]])
+        assert add_code(codes, size=3, names=names(4)).tolist() == [[4, 1, 0], [7, 0, 0], [4, 1, 1], [4, 1, 2]]
+
+    @settings(deadline=None)
+    @given(crowds())
+    def test_ids_are_distinct_and_the_first_codes_stay(self, paths):
+        size = max(len(paths.codes), paths.codebooks.shape[1])
+        found = add_code(paths.codes, size=size, names=names(len(paths.codes)))
+        require_distinct(found, names=names(len(found)))
+        assert np.array_equal(found[:, :-1], paths.codes)
+        for code in {tuple(row) for row in paths.codes.tolist()}:
+            members = found[(paths.codes == code).all(axis=1), -1]
+            assert members.tolist() == list(range(len(members)))
+
+    def test_more_items_than_a_level_has_codes(self):
+        with pytest.raises(DataError, match=r"at most 2 items with the same codes, .* found 3: B0000, B0002, B0003$"):
+            add_code(np.array([[4], [7], [4], [4]]), size=2, names=names(4))
+
+
+class TestDistinct:
+    def test_it_can_fail(self):
+        with pytest.raises(DataError, match=r"for each of 4 items, found 2 that have another's: B0002, B0003$"):
+            require_distinct(np.array([[1, 2], [3, 4], [1, 2], [3, 4]]), names=names(4))
+
+    def test_it_can_pass(self):
+        require_distinct(np.array([[1, 2], [2, 1]]), names=names(2))
+
+    def test_resolve_checks_what_its_rule_returns(self, monkeypatch):
+        monkeypatch.setattr(module, "reassign", lambda paths, **_: paths.codes)
+        with pytest.raises(DataError, match="found 1 that have another's: B0001"):
+            resolve(Paths(np.array([[1], [1]]), None, None), rule="reassign", names=names(2))
+
+
+def test_each_rule_by_its_name():
+    paths = Paths(np.array([[0], [0]]), np.float32([[0], [0]]), np.float32([[[0], [1]]]))
+    assert resolve(paths, rule="none", names=names(2)).tolist() == [[0], [0]]
+    assert resolve(paths, rule="reassign", names=names(2)).tolist() == [[0], [1]]
+    assert resolve(paths, rule="extra_code", names=names(2)).tolist() == [[0, 0], [0, 1]]

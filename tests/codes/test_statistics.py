@@ -1,0 +1,63 @@
+"""Numbers about codes, worked by hand and from their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tessera.codes.statistics import collisions, levels, summary
+
+some_codes = st.integers(1, 3).flatmap(
+    lambda width: st.integers(1, 20).flatmap(lambda items: arrays(np.int64, (items, width), elements=st.integers(0, 3)))
+)
+
+
+def test_collisions_by_hand():
+    assert collisions(np.array([[1], [1], [1], [2]])) == (50.0, 3)
+    assert collisions(np.array([[1, 2], [2, 1]])) == (0.0, 1)
+    assert collisions(np.empty((0, 4), dtype=np.int64)) == (0.0, 0)
+
+
+def test_levels_by_hand():
+    first, second = levels(np.array([[5, 0], [5, 1], [5, 2], [5, 3]]))
+    assert first == (1, 1.0, 0.0)
+    assert math.copysign(1, first.entropy) == 1
+    assert second == (4, 4.0, 2.0)
+    assert levels(np.array([[0], [0], [0], [1]]))[0].entropy == pytest.approx(0.811278, abs=1e-6)
+    assert levels(np.empty((0, 2), dtype=np.int64)) == [(0, 0.0, 0.0), (0, 0.0, 0.0)]
+
+
+@given(some_codes)
+def test_against_definitions(codes):
+    rows = [tuple(row) for row in codes.tolist()]
+    assert collisions(codes).collision_rate == pytest.approx(100 * (len(rows) - len(set(rows))) / len(rows))
+    assert collisions(codes).largest_group == max(rows.count(row) for row in rows)
+    for column, level in zip(codes.T.tolist(), levels(codes), strict=True):
+        shares = [column.count(code) / len(column) for code in set(column)]
+        assert level.codes_used == len(shares)
+        assert level.entropy == pytest.approx(-sum(share * math.log2(share) for share in shares), abs=1e-9)
+        assert 1 <= level.perplexity <= level.codes_used + 1e-9
+
+
+def test_summary_by_hand():
+    first = np.array([[0, 0], [0, 0], [1, 1], [1, 0]])
+    after = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
+    found = summary(first, after)
+    assert found["collision_rate_before"] == 25.0
+    assert found["collision_rate_after"] == 0.0
+    assert (found["largest_group_before"], found["largest_group_after"]) == (2, 1)
+    assert found["items_moved"] == 1
+    assert found["levels"]["0"] == {"codes_used": 2, "perplexity": 2.0, "entropy": 1.0}
+    assert found["levels"]["1"]["entropy"] == 1.0
+    assert found["levels_before"]["1"]["entropy"] == pytest.approx(0.811278, abs=1e-6)
+
+
+def test_a_code_in_addition_moves_nobody():
+    found = summary(np.array([[4], [4]]), np.array([[4, 0], [4, 1]]))
+    assert found["items_moved"] == 0
+    assert found["collision_rate_after"] == 0
+    assert list(found["levels"]) == ["0", "1"]
+    assert list(found["levels_before"]) == ["0"]

@@ -1,0 +1,213 @@
+"""The stage that gives every item its ID, from vectors and quantizer, or from a file."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from stages.resolve_collisions import main
+from tessera.artifacts import read_table, write_table
+from tessera.codes.checkpoint import save
+from tessera.codes.encoding import encode
+from tessera.codes.quantizer import Architecture, CrossModalQuantizer, initialise_layers
+from tessera.errors import CheckpointError, DataError, TableError
+from tessera.schemas import IDS, ITEMS, VECTORS
+
+COUNT = 60
+WIDTHS = {"text": 6, "image": 5}
+SMALL = {"device": "cpu", "modalities": ["text", "image"], "quant.codebook_size": 8}
+
+
+def matrix(modality):
+    return np.random.default_rng(WIDTHS[modality]).normal(size=(COUNT, WIDTHS[modality])).astype(np.float32)
+
+
+def vectors(modality):
+    return pl.DataFrame(
+        {
+            "item": pl.Series(range(COUNT), dtype=pl.UInt32),
+            "vector": pl.Series(matrix(modality), dtype=pl.Array(pl.Float32, WIDTHS[modality])),
+            "present": pl.Series([True] * COUNT),
+        }
+    )
+
+
+def items():
+    return pl.DataFrame(
+        {
+            "item": pl.Series(range(COUNT), dtype=pl.UInt32),
+            "key": [f"B{number:03d}" for number in range(COUNT)],
+            "title": [""] * COUNT,
+            "description": [""] * COUNT,
+            "categories": pl.Series([[]] * COUNT, dtype=pl.List(pl.String)),
+            "has_picture": [True] * COUNT,
+            "interactions": pl.Series([5] * COUNT, dtype=pl.UInt32),
+        },
+        schema=ITEMS,
+    )
+
+
+def a_quantizer(widths=None, levels=3):
+    architecture = Architecture("rqvae", dict(widths or WIDTHS), levels, 8, 4, (8,))
+    quantizer = CrossModalQuantizer(architecture)
+    generator = torch.Generator().manual_seed(0)
+    initialise_layers(quantizer, generator=generator)
+    for part in quantizer.parts:
+        # The first codes are few, so that many items share theirs.
+        torch.nn.init.normal_(part.codebooks, std=0.3, generator=generator)
+        part.codebooks.data[0, 2:] += 9
+    return quantizer
+
+
+def published():
+    draw = np.random.default_rng(0)
+    rows = [(f"B{n:03d}", m, draw.integers(0, 3, size=4).tolist()) for m in WIDTHS for n in range(COUNT)]
+    return pl.DataFrame(
+        rows, schema={"item": pl.String, "modality": pl.String, "codes": pl.List(pl.Int64)}, orient="row"
+    )
+
+
+@pytest.fixture
+def resolve(tmp_path, params_file):
+    """Return `resolve(changes..., ...)`, which runs the stage and gives its two outputs."""
+
+    def run(changes=None, *, quantizer=None, tables=None, ids=None):
+        for name, table in (tables or {name: vectors(name) for name in WIDTHS}).items():
+            write_table(tmp_path / f"{name}.parquet", table, VECTORS)
+        write_table(tmp_path / "items.parquet", items(), ITEMS)
+        (tmp_path / "quantizer").mkdir(exist_ok=True)
+        save(quantizer or a_quantizer(), tmp_path / "quantizer")
+        if ids is not None:
+            ids.write_parquet(tmp_path / "published.parquet")
+            changes = {**(changes or {}), "ids.source": "file", "ids.path": str(tmp_path / "published.parquet")}
+        main(
+            vectors=[f"{name}={tmp_path / name}.parquet" for name in (tables or WIDTHS)],
+            quantizer=tmp_path / "quantizer",
+            items=tmp_path / "items.parquet",
+            ids=tmp_path / "ids.parquet",
+            metrics=tmp_path / "metrics.json",
+            params_file=params_file({**SMALL, **(changes or {})}),
+        )
+        return read_table(tmp_path / "ids.parquet", IDS), json.loads((tmp_path / "metrics.json").read_text())
+
+    return run
+
+
+def distinct(table, modality, column="codes"):
+    return table.filter(modality=modality)[column].n_unique()
+
+
+def test_every_item_gets_an_id_of_its_own_in_each_modality(resolve):
+    table, metrics = resolve()
+    for modality in WIDTHS:
+        rows = table.filter(modality=modality)
+        assert rows["item"].to_list() == list(range(COUNT))
+        assert distinct(table, modality) == COUNT
+        expected = 100 * (COUNT - distinct(table, modality, "first_codes")) / COUNT
+        assert metrics[modality]["collision_rate_before"] == pytest.approx(expected)
+        assert expected > 0
+        assert metrics[modality]["collision_rate_after"] == 0
+        assert metrics[modality]["items_moved"] == rows["moved"].sum() > 0
+        assert rows["moved"].to_list() == (rows["codes"] != rows["first_codes"]).to_list()
+
+
+def test_metrics_have_their_fixed_names(resolve):
+    _, metrics = resolve()
+    assert list(metrics) == ["text", "image"]
+    assert set(metrics["text"]) == {
+        *("collision_rate_before", "collision_rate_after", "largest_group_before", "largest_group_after"),
+        *("items_moved", "levels", "levels_before"),
+    }
+    assert list(metrics["text"]["levels"]) == ["0", "1", "2"]
+    assert set(metrics["text"]["levels"]["0"]) == {"codes_used", "perplexity", "entropy"}
+
+
+def test_first_codes_are_the_quantizers(resolve):
+    table, _ = resolve()
+    codes = encode(a_quantizer(), "image", torch.tensor(matrix("image")), device=torch.device("cpu")).codes
+    assert table.filter(modality="image")["first_codes"].to_list() == codes.tolist()
+
+
+def test_the_same_parameters_write_the_same_files(resolve, tmp_path):
+    def written():
+        resolve()
+        return [(tmp_path / name).read_bytes() for name in ("ids.parquet", "metrics.json")]
+
+    assert written() == written()
+
+
+def test_collisions_none_leaves_them(resolve):
+    table, metrics = resolve({"ids.collisions": "none"})
+    assert distinct(table, "text") == distinct(table, "text", "first_codes") < COUNT
+    assert metrics["text"]["collision_rate_after"] == metrics["text"]["collision_rate_before"] > 0
+    assert metrics["text"]["items_moved"] == 0
+
+
+def test_collisions_extra_code_adds_a_level(resolve):
+    quantizer = a_quantizer(levels=4)
+    table, metrics = resolve({"ids.collisions": "extra_code", "modalities": ["text"]}, quantizer=quantizer)
+    assert set(table["codes"].list.len()) == {5}
+    assert distinct(table, "text") == COUNT
+    assert not table["moved"].any()
+    assert list(metrics["text"]["levels"]) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_modality_not_in_use_has_no_ids(resolve):
+    table, metrics = resolve({"modalities": ["text"]})
+    assert set(table["modality"]) == {"text"}
+    assert list(metrics) == ["text"]
+
+
+class TestFromAFile:
+    def test_ids_are_matched_by_key_and_made_distinct(self, resolve):
+        table, metrics = resolve(ids=published().sample(fraction=1.0, shuffle=True, seed=1))
+        expected = published().filter(modality="text")["codes"].to_list()
+        assert table.filter(modality="text")["first_codes"].to_list() == expected
+        assert distinct(table, "text") == COUNT
+        assert metrics["text"]["collision_rate_before"] > 0
+        assert metrics["text"]["collision_rate_after"] == 0
+
+    def test_the_quantizer_is_not_read(self, resolve):
+        strange = a_quantizer(widths={"sound": 3})
+        assert resolve(ids=published(), quantizer=strange)[0].height == 2 * COUNT
+
+    def test_vectors_decide_who_moves_and_without_them_the_order_of_codes(self, resolve):
+        with_vectors, _ = resolve(ids=published())
+        empty = {name: vectors(name).clear() for name in WIDTHS}
+        without, _ = resolve(ids=published(), tables=empty)
+        assert distinct(without, "text") == COUNT
+        assert without["codes"].to_list() != with_vectors["codes"].to_list()
+
+    def test_the_codebook_size_bounds_where_items_can_go(self, resolve):
+        few, _ = resolve({"quant.codebook_size": 3, "modalities": ["text"]}, ids=published())
+        assert max(few["codes"].list.max()) == 2
+        many, _ = resolve({"quant.codebook_size": 4, "modalities": ["text"]}, ids=published())
+        assert max(many["codes"].list.max()) == 3
+
+    def test_what_is_wrong_is_named(self, resolve, tmp_path):
+        with pytest.raises(DataError, match="found 1 with no ID of image: B059"):
+            resolve(ids=published().head(2 * COUNT - 1))
+        with pytest.raises(TableError, match=r"published.parquet: expected columns item"):
+            resolve(ids=published().drop("modality"))
+        assert not (tmp_path / "ids.parquet").exists()
+        assert not (tmp_path / "metrics.json").exists()
+
+
+def test_what_does_not_belong_together_is_named_and_nothing_is_written(resolve, tmp_path):
+    with pytest.raises(CheckpointError, match=r"expected codebook_size 9, as quant.codebook_size says, found 8"):
+        resolve({"quant.codebook_size": 9})
+    with pytest.raises(CheckpointError, match="expected modality image, found text"):
+        resolve(quantizer=a_quantizer({"text": 6}))
+    with pytest.raises(CheckpointError, match="expected text vectors of width 7, found 6"):
+        resolve(quantizer=a_quantizer({"text": 7, "image": 5}))
+    with pytest.raises(CheckpointError, match="expected text vectors of width 6, found 0"):
+        resolve(tables={"text": vectors("text").clear(), "image": vectors("image")})
+    with pytest.raises(DataError, match="text: expected vectors of the same 60 items"):
+        resolve(tables={"text": vectors("text").head(59), "image": vectors("image")})
+    crowded = pl.DataFrame({"item": items()["key"], "modality": "text", "codes": [[0, 0, 0]] * COUNT})
+    with pytest.raises(DataError, match=r"quant.codebook_size: .* found none for 11: B0\d\d, "):
+        resolve({"quant.codebook_size": 7, "modalities": ["text"]}, ids=crowded)
+    assert not (tmp_path / "ids.parquet").exists()
+    assert not (tmp_path / "metrics.json").exists()

@@ -1,0 +1,146 @@
+"""The stage that trains the quantizer, from tables to a folder."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.train_quantizer import main
+from tessera.artifacts import write_table
+from tessera.errors import DataError, ParamsError, TableError
+from tessera.schemas import LABELS, VECTORS
+
+ITEMS = 40
+SMALL = {
+    "device": "cpu",
+    "modalities": ["text", "image"],
+    "quant.levels": 3,
+    "quant.codebook_size": 24,
+    "quant.latent_dim": 4,
+    "quant.hidden": [8],
+    "quant.epochs": 2,
+    "quant.batch_size": 20,
+    "quant.con_start_level": 1,
+    "quant.replace_dead_after": 1,
+}
+
+
+def vectors(width, *, items=ITEMS, absent=0, seed=0):
+    matrix = np.random.default_rng(seed).normal(size=(items, width)).astype(np.float32)
+    return pl.DataFrame(
+        {
+            "item": pl.Series(range(items), dtype=pl.UInt32),
+            "vector": pl.Series(matrix, dtype=pl.Array(pl.Float32, width)),
+            "present": pl.Series([item >= absent for item in range(items)], dtype=pl.Boolean),
+        }
+    )
+
+
+@pytest.fixture
+def train(tmp_path, params_file):
+    """Return `train(changes..., tables=...)`, which runs the stage and gives the folder that it writes to."""
+    runs = iter(range(100))
+    tables = {"text": vectors(6), "image": vectors(5, absent=4, seed=1)}
+
+    def run(changes=None, *, tables=tables, labels=None):
+        folder = tmp_path / f"run{next(runs)}"
+        for name, table in tables.items():
+            write_table(folder / f"{name}.parquet", table, VECTORS)
+        if labels is None:
+            rows = [(i, m, None if m == "image" and i < 4 else i % 5) for m in ("text", "image") for i in range(ITEMS)]
+            labels = pl.DataFrame(rows, schema=LABELS, orient="row")
+        write_table(folder / "labels.parquet", labels, LABELS)
+        main(
+            vectors=[f"{name}={folder / name}.parquet" for name in tables],
+            labels=folder / "labels.parquet",
+            quantizer=folder / "quantizer",
+            history=folder / "history.tsv",
+            metrics=folder / "metrics.json",
+            params_file=params_file({**SMALL, **(changes or {})}),
+        )
+        return folder
+
+    return run
+
+
+def weights(folder):
+    return (folder / "quantizer" / "weights.safetensors").read_bytes()
+
+
+def test_it_writes_weights_config_history_and_metrics(train):
+    folder = train()
+    assert {file.name for file in (folder / "quantizer").iterdir()} == {"weights.safetensors", "config.json"}
+    config = json.loads((folder / "quantizer" / "config.json").read_text())
+    assert config["widths"] == {"text": 6, "image": 5}
+    history = pl.read_csv(folder / "history.tsv", separator="\t")
+    assert history["epoch"].to_list() == [1, 2]
+    assert {"total", "rq", "recon", "con", "align", "used_text_0"} <= set(history.columns)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == pytest.approx(history.row(-1, named=True), rel=1e-5)
+
+
+def test_the_same_parameters_write_the_same_files(train):
+    one, other = train(), train()
+    for file in ("quantizer/weights.safetensors", "quantizer/config.json", "history.tsv", "metrics.json"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+
+
+CHANGES = {
+    "seed": 1,
+    "modalities": ["text"],
+    "quant.method": "rkmeans",
+    "quant.levels": 2,
+    "quant.codebook_size": 8,
+    "quant.latent_dim": 3,
+    "quant.hidden": [9],
+    "quant.alpha": 0.5,
+    "quant.lambda_con": 0.0,
+    "quant.con_start_level": 2,
+    "quant.lambda_align": 0.1,
+    "quant.temperature": 0.2,
+    "quant.similarity": "inner",
+    "quant.initialisation": "random",
+    "quant.replace_dead_after": 0,
+    "quant.epochs": 3,
+    "quant.batch_size": 10,
+    "quant.lr": 0.01,
+    "quant.weight_decay": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def usual_weights():
+    return {}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_every_parameter_reaches_the_weights(train, usual_weights, key):
+    if not usual_weights:
+        usual_weights["bytes"] = weights(train())
+    assert weights(train({key: CHANGES[key]})) != usual_weights["bytes"]
+
+
+def test_no_parameter_of_the_section_is_left_out_of_the_test_above():
+    from tessera.params import Quant
+
+    assert {key.removeprefix("quant.") for key in CHANGES if key.startswith("quant.")} == set(Quant.model_fields)
+
+
+def test_a_modality_not_in_use_is_not_looked_at(train):
+    tables = {"text": vectors(6), "image": vectors(5).clear()}
+    folder = train({"modalities": ["text"]}, tables=tables)
+    assert list(json.loads((folder / "quantizer" / "config.json").read_text())["widths"]) == ["text"]
+
+
+def test_what_is_wrong_is_named_and_nothing_is_left_behind(train, tmp_path):
+    with pytest.raises(DataError, match="modalities: expected vectors of image, found text: 40 of them"):
+        train(tables={"text": vectors(6)})
+    with pytest.raises(DataError, match="image: expected one label for each of 40 items, found 0 labels"):
+        train(labels=pl.DataFrame([(i, "text", 0) for i in range(ITEMS)], schema=LABELS, orient="row"))
+    with pytest.raises(ParamsError, match=r"quant\.method"):
+        train({"quant.method": "vq"})
+    with pytest.raises(TableError, match=r"labels.parquet: expected columns"):
+        train(labels=pl.DataFrame({"item": [1]}))
+    left = {file.name for file in tmp_path.rglob("*") if file.is_file()}
+    assert left <= {"text.parquet", "image.parquet", "labels.parquet", "params.yaml"}
