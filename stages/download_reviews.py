@@ -12,7 +12,6 @@ from tessera.items.demo import write_demo
 from tessera.items.download import obtain
 from tessera.items.folder import read_folder
 from tessera.items.raw_items import Content
-from tessera.items.web import is_url
 from tessera.params import PARAMS_FILE, AmazonDataset, DemoDataset, FolderDataset, load_params
 from tessera.places import at_home, is_watched
 from tessera.runtime import log, progress, run
@@ -55,7 +54,7 @@ def _read(dataset: AmazonDataset, *, downloads: Path) -> Content:
 
 
 def _file(source: str, name: Literal["reviews", "metadata"], *, dataset: AmazonDataset, downloads: Path) -> Path:
-    if not is_url(source):
+    if "://" not in source:
         _warn_unless_watched(source, watch=dataset.watch)
         source = str(at_home(Path(source)))
     return obtain(source, downloads=downloads, checksum=dataset.checksums.get(name), progress=progress)

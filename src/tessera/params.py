@@ -180,6 +180,7 @@ class T5(Section):
     encoder_layers: PositiveInt
     decoder_layers: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    initializer_factor: Positive
     lambda_implicit: NotNegative
     temperature: Positive
     epochs: PositiveInt

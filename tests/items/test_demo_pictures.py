@@ -32,7 +32,7 @@ def test_a_picture_follows_from_its_attributes_and_its_generator():
 
 @pytest.mark.parametrize("category", DRAWN)
 def test_each_attribute_shows(category):
-    colours = {drawn(category, colour, "checked") for colour in COLOURS}
+    colours = {drawn(category, colour, "dotted") for colour in COLOURS}
     patterns = {drawn(category, "sky", pattern) for pattern in PATTERNS}
     assert (len(colours), len(patterns)) == (len(COLOURS), len(PATTERNS))
     assert all(drawn(category, "sky", "plain") != drawn(other, "sky", "plain") for other in set(DRAWN) - {category})
@@ -50,7 +50,7 @@ def test_a_plain_product_has_its_colour(category, colour):
 
 
 def test_patterns_lie_as_they_are_called():
-    for pattern, across, down in (("plain", False, False), ("striped", False, True), ("checked", True, True)):
+    for pattern, across, down in (("plain", False, False), ("striped", False, True), ("dotted", True, True)):
         poster = pixels(drawn("poster", "blue", pattern)).astype(int)[30:66, 36:60]
         steps_down, steps_across = (np.abs(np.diff(poster, axis=axis)).max() for axis in (0, 1))
         assert (steps_across > 30, steps_down > 30) == (across, down), pattern

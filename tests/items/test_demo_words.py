@@ -55,16 +55,25 @@ def test_no_word_names_a_look(worded):
         assert not said & LOOKS
 
 
-def test_a_title_names_its_pursuit_and_its_room_and_no_other(worded):
+def test_a_text_names_its_pursuit_and_its_room_and_no_other(worded):
     for _, pursuit, room, wording in worded:
+        text = " ".join(wording.description)
         for topics, own in ((PURSUITS, pursuit), (ROOMS, room)):
-            named = {topic for topic, words in topics.items() if any(name in wording.title for name in words.names)}
+            named = {topic for topic, words in topics.items() if words.name in wording.title}
             assert named == {own}, wording.title
+            told = {topic for topic, words in topics.items() if any(thing in text for thing in words.things)}
+            assert told == {own}
 
 
-def test_a_sentence_belongs_to_one_topic():
-    sentences = [sentence for topic in (*PURSUITS.values(), *ROOMS.values()) for sentence in topic.sentences]
-    assert len(sentences) == len(set(sentences))
+def test_a_description_tells_each_thing_once(worded):
+    for _, pursuit, room, wording in worded:
+        text = " ".join(wording.description)
+        assert all(text.count(thing) == 1 for thing in (*PURSUITS[pursuit].things, *ROOMS[room].things)), text
+
+
+def test_a_thing_belongs_to_one_topic():
+    things = [thing for topic in (*PURSUITS.values(), *ROOMS.values()) for thing in topic.things]
+    assert len(things) == len(set(things))
 
 
 def test_templates_are_filled(worded):

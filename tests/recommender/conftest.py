@@ -15,7 +15,9 @@ from tessera.recommender.corpus import samples
 from tessera.recommender.model import Sizes, new_model
 from tessera.recommender.vocabulary import Tokens, Vocabulary, parse_tasks
 
-TINY = Sizes(d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=2, dropout=0.1)
+TINY = Sizes(
+    d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=2, dropout=0.1, initializer_factor=1.0
+)
 TASKS = [
     "history text -> text",
     "history image -> image",

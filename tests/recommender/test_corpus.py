@@ -40,25 +40,25 @@ def test_training_samples_by_hand():
     # Tokens: tasks 2, 3; text 4-6 and 7-8; image 9-13. The user's validation item is 3, the test item 4.
     found = made("train", [0, 1, 2, 3, 4])
     assert found["history text -> text"] == [
-        (0, 1, [4, 7], [4, 8, END]),
-        (0, 2, [4, 7, 4, 8], [5, 7, END]),
+        (0, 1, [4, 7, END], [4, 8, END]),
+        (0, 2, [4, 7, 4, 8, END], [5, 7, END]),
     ]
     assert found["history text -> image"] == [
-        (0, 1, [2, 4, 7], [12, END]),
-        (0, 2, [2, 4, 7, 4, 8], [11, END]),
+        (0, 1, [2, 4, 7, END], [12, END]),
+        (0, 2, [2, 4, 7, 4, 8, END], [11, END]),
     ]
     assert found["item image -> text"] == [
-        (None, 0, [3, 13], [4, 7, END]),
-        (None, 1, [3, 12], [4, 8, END]),
-        (None, 2, [3, 11], [5, 7, END]),
-        (None, 3, [3, 10], [5, 8, END]),
-        (None, 4, [3, 9], [6, 7, END]),
+        (None, 0, [3, 13, END], [4, 7, END]),
+        (None, 1, [3, 12, END], [4, 8, END]),
+        (None, 2, [3, 11, END], [5, 7, END]),
+        (None, 3, [3, 10, END], [5, 8, END]),
+        (None, 4, [3, 9, END], [6, 7, END]),
     ]
 
 
 def test_validation_and_test_samples_by_hand():
-    assert made("valid", [0, 1, 2, 3, 4])["history text -> text"] == [(0, 3, [4, 7, 4, 8, 5, 7], [5, 8, END])]
-    assert made("test", [0, 1, 2, 3, 4])["history text -> text"] == [(0, 4, [4, 7, 4, 8, 5, 7, 5, 8], [6, 7, END])]
+    assert made("valid", [0, 1, 2, 3, 4])["history text -> text"] == [(0, 3, [4, 7, 4, 8, 5, 7, END], [5, 8, END])]
+    assert made("test", [0, 1, 2, 3, 4])["history text -> text"] == [(0, 4, [4, 7, 4, 8, 5, 7, 5, 8, END], [6, 7, END])]
 
 
 def test_item_tasks_belong_to_training_alone():
@@ -66,7 +66,7 @@ def test_item_tasks_belong_to_training_alone():
 
 
 def test_a_history_keeps_its_last_items():
-    assert made("test", [0, 1, 2, 3, 4], max_history=1)["history text -> text"] == [(0, 4, [5, 8], [6, 7, END])]
+    assert made("test", [0, 1, 2, 3, 4], max_history=1)["history text -> text"] == [(0, 4, [5, 8, END], [6, 7, END])]
 
 
 def sequences_of(data: pl.DataFrame) -> dict[int, list[int]]:

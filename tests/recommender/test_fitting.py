@@ -28,7 +28,9 @@ SETTINGS = Settings(
     patience=10,
     seed=0,
 )
-NO_DROPOUT = Sizes(d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
+NO_DROPOUT = Sizes(
+    d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0, initializer_factor=1.0
+)
 WITH_DROPOUT = NO_DROPOUT._replace(dropout=0.1)
 
 

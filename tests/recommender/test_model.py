@@ -6,7 +6,9 @@ from tessera.errors import CheckpointError
 from tessera.recommender.model import Sizes, load_model
 from tessera.recommender.vocabulary import Vocabulary
 
-TINY = Sizes(d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=2, dropout=0.1)
+TINY = Sizes(
+    d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=2, dropout=0.1, initializer_factor=1.0
+)
 
 
 def test_a_checkpoint_is_a_plain_transformers_t5(world, model, tmp_path):
@@ -32,7 +34,7 @@ def test_weights_follow_from_the_seed_and_leave_the_global_generator_alone(world
     assert not torch.equal(first.shared.weight, other.shared.weight)
 
 
-@pytest.mark.parametrize("size", [name for name in TINY._fields if name != "dropout"])
+@pytest.mark.parametrize("size", [name for name in TINY._fields if isinstance(getattr(TINY, name), int)])
 def test_every_size_changes_the_model(world, model, size):
     here = world()
     larger = TINY._replace(**{size: getattr(TINY, size) * 2})
@@ -42,6 +44,12 @@ def test_every_size_changes_the_model(world, model, size):
 def test_dropout_reaches_the_model(world, model):
     here = world()
     assert model(here, sizes=TINY._replace(dropout=0.5)).config.dropout_rate == 0.5
+
+
+def test_the_initializer_factor_scales_the_weights_that_a_training_starts_from(world, model):
+    here = world()
+    spreads = [model(here, sizes=TINY._replace(initializer_factor=f)).shared.weight.std() for f in (1.0, 0.25)]
+    assert torch.allclose(spreads[1], spreads[0] / 4)
 
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(world, model, tmp_path):

@@ -4,10 +4,10 @@ Each product has five hidden attributes and a popularity:
 
 | attribute | told by | a shopper's next product |
 |---|---|---|
-| category | text and picture | is of one of the next three categories, seldom of the same |
-| pursuit | text | serves the pursuit that follows in the day (PURSUITS) |
+| category | text and picture | is of one of the next two categories, seldom of the same |
+| pursuit | text | serves the pursuit that follows in the day (PURSUITS), or the same |
 | room | text | is for the shopper's own room |
-| colour | picture | has the next colour on the wheel (COLOURS) |
+| colour | picture | has the next colour on the wheel (COLOURS), or the same |
 | pattern | picture | has the shopper's own pattern |
 
 Attributes are dealt independently, so text tells nothing of what only pictures show, and the reverse. Each of them
@@ -69,11 +69,11 @@ VALUES: dict[str, tuple[str, ...]] = {
 
 #: How much likelier a product gets by lying 0, 1, 2... places after what the shopper comes from; 1 beyond these.
 LIKING: dict[str, tuple[float, ...]] = {
-    "category": (0.2, 5.0, 5.0, 5.0),
-    "pursuit": (4.0, 60.0),
-    "room": (15.0,),
-    "colour": (4.0, 60.0),
-    "pattern": (15.0,),
+    "category": (0.1, 15.0, 15.0),
+    "pursuit": (40.0, 600.0),
+    "room": (150.0,),
+    "colour": (40.0, 600.0),
+    "pattern": (150.0,),
 }
 
 #: These a shopper is born with and keeps; the others follow from the product before.
@@ -83,7 +83,7 @@ TASTES = ("room", "pattern")
 POPULARITY_FLOOR = 0.25
 
 #: The chance that a product is bought by popularity alone, and that it joins the basket of the one before.
-WHIM, SAME_DAY = 0.08, 0.15
+WHIM, SAME_DAY = 0.05, 0.15
 
 #: Purchases of a shopper: at least, at most, and on average above the least.
 FEWEST, MOST, MORE = 6, 30, 3.0

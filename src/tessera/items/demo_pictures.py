@@ -23,19 +23,16 @@ PALETTE_SIZE = 96
 
 #: Round the colour wheel: a shopper's taste drifts from each to the next, and from the last to the first.
 COLOURS: dict[str, Rgb] = {
-    "red": (208, 54, 46),
-    "orange": (236, 126, 36),
-    "yellow": (244, 196, 48),
-    "lime": (156, 188, 58),
-    "green": (52, 142, 74),
-    "teal": (28, 148, 146),
-    "sky": (84, 174, 228),
-    "blue": (44, 82, 186),
-    "violet": (128, 76, 184),
-    "pink": (226, 92, 152),
+    "red": (224, 72, 46),
+    "yellow": (242, 208, 44),
+    "green": (58, 158, 66),
+    "teal": (28, 156, 124),
+    "sky": (74, 168, 228),
+    "blue": (50, 66, 188),
+    "violet": (140, 72, 190),
+    "pink": (230, 92, 162),
 }
 
-BLACK: Rgb = (0, 0, 0)
 WHITE: Rgb = (255, 255, 255)
 CREAM: Rgb = (250, 242, 222)
 PAPER: Rgb = (236, 230, 216)
@@ -46,15 +43,15 @@ BRASS: Rgb = (200, 166, 96)
 SHADOW: Rgb = (70, 60, 56)
 
 #: Floors; the photographer paints the wall in a tint of the product's colour, with this share of it.
-FLOORS: tuple[Rgb, ...] = ((206, 192, 174), (196, 196, 198), (194, 168, 142), (184, 180, 170))
-TINT = 0.3
+FLOORS: tuple[Rgb, ...] = ((224, 212, 196), (168, 166, 166), (180, 134, 98), (124, 112, 104))
+TINT = 0.42
 
 #: Drawn by lot between these: repeats of a pattern across the canvas and where in one it starts, middle and size of
 #: the product as shares of the canvas's half, brightness.
 REPEATS = (6.3, 6.7)
 PHASE = (0.0, 0.2)
-MIDDLE = (0.98, 1.02)
-SIZE = (0.85, 0.89)
+MIDDLE = (0.96, 1.04)
+SIZE = (0.88, 0.94)
 BRIGHTNESS = (0.96, 1.04)
 
 
@@ -244,10 +241,10 @@ DRAWN: dict[str, Callable[[_Scene], None]] = {
 
 
 class _Pattern(NamedTuple):
-    """A second colour (None: a darker first) lies where `cover` of x and y, in repeats, is above 0."""
+    """A second colour, which lies where `cover` of x and y, in repeats, is above 0."""
 
     cover: Callable[[Grid, Grid], Grid]
-    second: Rgb | None
+    second: Rgb
 
 
 def _plain(x: Grid, y: Grid) -> Grid:
@@ -256,10 +253,6 @@ def _plain(x: Grid, y: Grid) -> Grid:
 
 def _striped(x: Grid, y: Grid) -> Grid:
     return 0.5 - y % 1 + 0 * x
-
-
-def _checked(x: Grid, y: Grid) -> Grid:
-    return (x % 1 - 0.5) * (y % 1 - 0.5)
 
 
 def _dotted(x: Grid, y: Grid) -> Grid:
@@ -273,9 +266,8 @@ def _zigzag(x: Grid, y: Grid) -> Grid:
 
 #: A shopper keeps to one pattern.
 PATTERNS: dict[str, _Pattern] = {
-    "plain": _Pattern(_plain, None),
+    "plain": _Pattern(_plain, WHITE),
     "striped": _Pattern(_striped, CREAM),
-    "checked": _Pattern(_checked, None),
     "dotted": _Pattern(_dotted, WHITE),
     "zigzag": _Pattern(_zigzag, INK),
 }
@@ -295,8 +287,7 @@ def draw_picture(*, category: str, colour: str, pattern: str, generator: np.rand
 
 def _fabric(first: Rgb, pattern: _Pattern, generator: np.random.Generator) -> Image.Image:
     """Return a canvas full of the pattern in the colour, its repeats and phase drawn by lot."""
-    second = pattern.second or _mixed(first, BLACK, 0.5)
     phase = generator.uniform(*PHASE, size=2)
     places = np.arange(CANVAS) / CANVAS * generator.uniform(*REPEATS)
     covered = pattern.cover(places[None, :] + phase[0], places[:, None] + phase[1]) > 0
-    return Image.fromarray(np.where(covered[..., None], np.array(second, np.uint8), np.array(first, np.uint8)))
+    return Image.fromarray(np.where(covered[..., None], np.array(pattern.second, np.uint8), np.array(first, np.uint8)))

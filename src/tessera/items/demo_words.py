@@ -128,12 +128,10 @@ CATEGORIES: dict[str, Category] = {
 
 #: In the order of a day: whoever bought for one pursuit next buys for the one after it, and after the last the first.
 PURSUITS: dict[str, Topic] = {
-    "yoga": Topic("Yoga", ("asanas", "sun salutations", "stretching", "balance", "deep breathing", "headstands")),
     "coffee": Topic("Coffee", ("espresso", "roasters", "baristas", "beans", "milk foam", "cappuccino")),
     "cycling": Topic("Cycling", ("bicycles", "saddles", "pedals", "tailwind", "inner tubes", "hill climbs")),
     "gardening": Topic("Gardening", ("seedlings", "compost", "pruning", "trowels", "harvests", "watering cans")),
     "baking": Topic("Baking", ("sourdough", "flour", "yeast", "bread", "cakes", "rolling pins")),
-    "painting": Topic("Painting", ("easels", "brushes", "watercolours", "palettes", "sketches", "turpentine")),
     "tea": Topic("Tea", ("kettles", "teapots", "Darjeeling", "camomile", "infusions", "tea leaves")),
     "reading": Topic("Reading", ("novels", "chapters", "bookmarks", "libraries", "poetry", "footnotes")),
     "music": Topic("Music", ("vinyl", "jazz", "sonatas", "pianos", "songs", "cellos")),

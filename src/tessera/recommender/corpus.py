@@ -4,6 +4,9 @@ Every prefix of a user's training sequence is a sample of each history task; eve
 validation item is told from the training items, the test item from the training items and the validation item. A
 training sample never holds a user's validation or test item; item tasks hold every item's IDs, since those are known
 before anyone buys.
+
+Every source ends with END, as a T5 tokenizer would have it: a T5 knows only how far tokens are apart, and END is where
+it can tell which item is the last.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +116,7 @@ def _history_samples(
         task,
         users=found.users,
         items=items,
-        source=_prefixed(vocabulary.prefix(task), source.ravel(), found.lengths * source.shape[1]),
+        source=_framed(vocabulary.prefix(task), source.ravel(), found.lengths * source.shape[1]),
         target=_ended(tokens[task.target][items]),
     )
 
@@ -124,7 +127,7 @@ def _item_samples(task: Task, tokens: Mapping[str, Tokens], vocabulary: Vocabula
         task,
         users=None,
         items=np.arange(len(source), dtype=np.uint32),
-        source=_prefixed(vocabulary.prefix(task), source.ravel(), np.full(len(source), source.shape[1])),
+        source=_framed(vocabulary.prefix(task), source.ravel(), np.full(len(source), source.shape[1])),
         target=_ended(tokens[task.target]),
     )
 
@@ -135,14 +138,14 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     return np.arange(lengths.sum()) - np.repeat(before - starts, lengths)
 
 
-def _prefixed(prefix: tuple[int, ...], values: Tokens, lengths: NDArray[np.int64]) -> Ragged:
-    """Return the rows that values holds, one of each length, each with prefix before it."""
-    offsets = np.concatenate([[0], np.cumsum(lengths + len(prefix))])
-    prefixed = np.empty(offsets[-1], np.uint16)
-    prefixed[_ranges(offsets[:-1] + len(prefix), lengths)] = values
+def _framed(prefix: tuple[int, ...], values: Tokens, lengths: NDArray[np.int64]) -> Ragged:
+    """Return the rows that values holds, one of each length, each with prefix before it and END after it."""
+    offsets = np.concatenate([[0], np.cumsum(lengths + len(prefix) + 1)])
+    framed = np.full(offsets[-1], END, np.uint16)
+    framed[_ranges(offsets[:-1] + len(prefix), lengths)] = values
     for place, token in enumerate(prefix):
-        prefixed[offsets[:-1] + place] = token
-    return Ragged(prefixed, offsets)
+        framed[offsets[:-1] + place] = token
+    return Ragged(framed, offsets)
 
 
 def _ended(tokens: Tokens) -> Ragged:

@@ -20,6 +20,7 @@ class Sizes(NamedTuple):
     encoder_layers: int
     decoder_layers: int
     dropout: float
+    initializer_factor: float
 
 
 def new_model(vocabulary: Vocabulary, sizes: Sizes, *, seed: int) -> T5ForConditionalGeneration:
@@ -33,6 +34,7 @@ def new_model(vocabulary: Vocabulary, sizes: Sizes, *, seed: int) -> T5ForCondit
         num_layers=sizes.encoder_layers,
         num_decoder_layers=sizes.decoder_layers,
         dropout_rate=sizes.dropout,
+        initializer_factor=sizes.initializer_factor,
         feed_forward_proj="relu",
         pad_token_id=PAD,
         eos_token_id=END,
