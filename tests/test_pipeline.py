@@ -239,3 +239,19 @@ def test_every_parameter_is_explained_in_conf():
     for file in sorted((ROOT / "conf").rglob("*.yaml")):
         first = next(line for line in file.read_text().splitlines() if "@package" not in line)
         assert first.startswith("#"), f"{file.relative_to(ROOT)}: expected a comment that says what it is"
+
+
+def test_the_readmes_stage_table_says_what_dvc_yaml_says():
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines() if "|" in line]
+    told = {row[0]: row for row in rows if row[0] in STAGES}
+    assert list(told) == list(STAGES)
+    for name, (_, section, description) in told.items():
+        assert description == STAGES[name]["desc"]
+        assert section in {parameter.split(".")[0] for parameter in STAGES[name]["params"]}
+
+
+def test_the_readmes_choices_are_those_of_conf():
+    text = (ROOT / "README.md").read_text()
+    for group in ("dataset", "encoder", "system", "scale"):
+        row = next(line for line in text.splitlines() if line.startswith(f"| {group} |"))
+        assert not [name for name in choices(group) if name not in row], row
