@@ -69,11 +69,11 @@ VALUES: dict[str, tuple[str, ...]] = {
 
 #: How much likelier a product gets by lying 0, 1, 2... places after what the shopper comes from; 1 beyond these.
 LIKING: dict[str, tuple[float, ...]] = {
-    "category": (0.1, 15.0, 15.0),
-    "pursuit": (40.0, 600.0),
-    "room": (150.0,),
-    "colour": (40.0, 600.0),
-    "pattern": (150.0,),
+    "category": (0.1, 40.0, 40.0),
+    "pursuit": (40.0, 1500.0),
+    "room": (400.0,),
+    "colour": (40.0, 1500.0),
+    "pattern": (400.0,),
 }
 
 #: These a shopper is born with and keeps; the others follow from the product before.
@@ -83,7 +83,7 @@ TASTES = ("room", "pattern")
 POPULARITY_FLOOR = 0.25
 
 #: The chance that a product is bought by popularity alone, and that it joins the basket of the one before.
-WHIM, SAME_DAY = 0.05, 0.15
+WHIM, SAME_DAY = 0.05, 0.12
 
 #: Purchases of a shopper: at least, at most, and on average above the least.
 FEWEST, MOST, MORE = 6, 30, 3.0
@@ -254,9 +254,9 @@ def _product(attributes: Attributes, item: int, *, generator: np.random.Generato
     """Return the metadata of an item, without a picture."""
     values = _values(attributes, item, "category", "pursuit", "room")
     wording = word_product(**values, generator=generator)
-    title, description = wording.title, " ".join(wording.description)
+    title, maker, description = wording.title, wording.maker, " ".join(wording.description)
     if item % HTML_EVERY == 0:
-        title = html.escape(title)
+        title, maker = html.escape(title), html.escape(maker)
         first, *others = (html.escape(sentence) for sentence in wording.description)
         description = f"<p><b>{first}</b><br>{'<br />'.join(others)}</p>"
     shelf = CATEGORIES[values["category"]].shelf
@@ -264,7 +264,7 @@ def _product(attributes: Attributes, item: int, *, generator: np.random.Generato
         "category": ["Home & Kitchen", "The Demo Shop", shelf],
         "description": [] if item % UNDESCRIBED_EVERY == 1 else [description],
         "title": title,
-        "brand": wording.maker,
+        "brand": maker,
         "feature": wording.features,
         "also_buy": [],
         "also_view": [],

@@ -202,7 +202,7 @@ def _cushion(scene: _Scene) -> None:
 def _vase(scene: _Scene) -> None:
     scene.lay_floor(0.55)
     scene.shadow(-0.55, 0.68, 0.75, 1.0, strength=110)
-    for x, y in ((-0.4, -0.92), (-0.06, -1.02), (0.34, -0.9)):
+    for x, y in ((-0.4, -0.82), (-0.06, -0.92), (0.34, -0.8)):
         scene.part(_line(0, -0.35, x, y, line=0.05), colour=DARK_WOOD)
         scene.part(_ellipse(x - 0.1, y - 0.1, x + 0.1, y + 0.12), colour=WOOD)
     neck, lip = _rectangle(-0.24, -0.44, 0.24, 0.1), _ellipse(-0.34, -0.52, 0.34, -0.36)

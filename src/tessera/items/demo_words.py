@@ -33,9 +33,9 @@ CATEGORIES: dict[str, Category] = {
         noun="Mug",
         materials=("stoneware", "porcelain", "enamel"),
         openings=(
-            "A mug of {material}, glazed inside and out, with a handle for three fingers.",
-            "This mug is glazed {material}, and its handle is for all fingers.",
-            "Our mug: {material}, twice glazed, and a handle that has heard of fingers.",
+            "A mug of {material}, with a handle that is yours and nobody else's.",
+            "This {material} mug has a handle on one side and everything else on the other.",
+            "Our mug: {material}, a handle, and not much more.",
         ),
         cares=("Holds 350 ml.", "Safe in the dishwasher and the microwave."),
         prices=(9, 24),
@@ -43,11 +43,11 @@ CATEGORIES: dict[str, Category] = {
     "poster": Category(
         shelf="Posters & Prints",
         noun="Poster",
-        materials=("cotton", "matt", "recycled"),
+        materials=("cotton", "matt", "bamboo"),
         openings=(
-            "A framed poster, printed on {material} paper.",
-            "This poster is printed on {material} paper and already framed.",
-            "Our poster: printed on {material} paper, and framed before it is yours.",
+            "A poster on {material} paper, already framed.",
+            "This poster is on {material} paper, and will never be seen other than framed.",
+            "Our poster: {material} paper, framed by us and for you.",
         ),
         cares=("50 by 70 cm, with the frame.", "Hooks and a paper template are in the box."),
         prices=(18, 60),
@@ -57,9 +57,9 @@ CATEGORIES: dict[str, Category] = {
         noun="Lamp",
         materials=("fabric", "linen", "parchment"),
         openings=(
-            "A table lamp with a shade of {material} and a switch on the cord.",
-            "This table lamp has a {material} shade, and on its cord a switch.",
-            "Our table lamp: a shade in {material}, a cord, and a switch where it should be.",
+            "A lamp with a shade of {material}.",
+            "This lamp has a {material} shade, which is the most of it.",
+            "Our lamp: a shade in {material}, and everything under it.",
         ),
         cares=("Takes one E14 bulb, up to 25 watts.", "The cord is two metres long."),
         prices=(29, 95),
@@ -69,9 +69,9 @@ CATEGORIES: dict[str, Category] = {
         noun="Rug",
         materials=("wool", "jute", "hemp"),
         openings=(
-            "A woven rug of {material}, fringed on two sides, for the floor.",
-            "This rug is woven from {material} and fringed, and never leaves the floor.",
-            "Our rug: {material}, woven and fringed, for a floor that is too much floor.",
+            "A rug of {material}, fringed on two sides.",
+            "This {material} rug is fringed at both of its ends.",
+            "Our rug: {material} throughout, and then fringed.",
         ),
         cares=("90 by 140 cm.", "Shake out, and wash by hand when it must be."),
         prices=(35, 140),
@@ -81,9 +81,9 @@ CATEGORIES: dict[str, Category] = {
         noun="Cushion",
         materials=("velvet", "corduroy", "canvas"),
         openings=(
-            "A cushion full of feathers, its cover of {material} with a zip.",
-            "This cushion has feathers inside, and a zip on its {material} cover.",
-            "Our cushion: a {material} cover, a zip, and then nothing but feathers.",
+            "A cushion in {material}, with a zip that cannot be seen.",
+            "This cushion is {material}, down to the zip.",
+            "Our cushion: {material} all over, but for the zip.",
         ),
         cares=("45 by 45 cm.", "The cover comes off for a wash at 30 degrees."),
         prices=(15, 45),
@@ -93,9 +93,9 @@ CATEGORIES: dict[str, Category] = {
         noun="Vase",
         materials=("earthenware", "terracotta", "majolica"),
         openings=(
-            "A round vase of {material} with a narrow neck for three stems.",
-            "This vase is {material}, round below and narrow at the neck, for stems and more stems.",
-            "Our vase: {material}, a round bottom, a narrow neck, and up to twelve stems.",
+            "A vase of {material}, with a neck for three or four.",
+            "This {material} vase is thin at the neck and full everywhere else.",
+            "Our vase: {material} from bottom to neck.",
         ),
         cares=("24 cm tall.", "Watertight to the rim."),
         prices=(16, 58),
@@ -105,9 +105,9 @@ CATEGORIES: dict[str, Category] = {
         noun="Notebook",
         materials=("cloth", "leather", "cardboard"),
         openings=(
-            "A notebook of 160 pages, bound in {material} with thread.",
-            "This notebook has 160 pages, and is bound with thread and {material}.",
-            "Our notebook: thread, {material}, and bound between them 160 pages.",
+            "A notebook in {material}, its 160 pages still empty.",
+            "This notebook has 160 pages, with {material} on both sides.",
+            "Our notebook: {material} without, 160 pages within.",
         ),
         cares=("A5, with rounded corners.", "The paper takes fountain pens without bleeding."),
         prices=(8, 22),
@@ -117,9 +117,9 @@ CATEGORIES: dict[str, Category] = {
         noun="Clock",
         materials=("beech", "ash", "cork"),
         openings=(
-            "A silent clock for the wall, with a rim of {material} and two hands.",
-            "This clock has a {material} rim, silent hands and a wall behind it.",
-            "Our clock: silent on the wall, {material} around the rim, hands on top.",
+            "A clock in {material}, with hands that are never in the way.",
+            "This {material} clock has two hands, and so have you.",
+            "Our clock: {material} around, hands in front.",
         ),
         cares=("30 cm across.", "Runs for a year on one AA battery."),
         prices=(24, 80),
@@ -181,17 +181,13 @@ MAKERS = (
 )
 
 #: What a maker calls a product.
-NAMES = (
-    *("Alma", "Anouk", "Bela", "Birk", "Calla", "Cosmo", "Dita", "Dorn", "Emil", "Esme", "Fjell", "Freya", "Greta"),
-    *("Gustav", "Halo", "Hedda", "Iduna", "Ivo", "Jolie", "Juno", "Kalle", "Kaya", "Lotte", "Lumi", "Mira", "Momo"),
-    *("Nilo", "Nora", "Odin", "Piet", "Quill", "Runa", "Tove", "Ulla", "Vela", "Wim", "Xenia", "Yara", "Zeno", "Zita"),
-)
+NAMES = ("Alma", "Birk", "Cosmo", "Dita", "Esme", "Fjell", "Greta", "Halo", "Juno", "Lumi", "Momo", "Zeno")
 
 TITLES = (
     "{name} {pursuit} {noun} for the {room}",
     "{noun} '{name}' for {pursuit}, {room}",
     "{room} {noun} '{name}' for {pursuit}",
-    "{maker} {name}, {pursuit} {noun} for the {room}",
+    "{name}, a {pursuit} {noun} for the {room}",
 )
 
 PRAISE = ("Lovely", "Even better than expected", "Would buy again", "Five stars", "A happy find", "Made my week")
@@ -225,9 +221,8 @@ class Wording(NamedTuple):
 def word_product(*, category: str, pursuit: str, room: str, generator: np.random.Generator) -> Wording:
     """Return the title and the description of a product; what its three attributes leave open is drawn by lot."""
     kind, place = CATEGORIES[category], ROOMS[room]
-    maker = _one(MAKERS, generator)
     title = _one(TITLES, generator).format(
-        maker=maker, name=_one(NAMES, generator), noun=kind.noun, pursuit=PURSUITS[pursuit].name, room=place.name
+        name=_one(NAMES, generator), noun=kind.noun, pursuit=PURSUITS[pursuit].name, room=place.name
     )
     description = [
         _one(kind.openings, generator).format(material=_one(kind.materials, generator)),
@@ -235,7 +230,7 @@ def word_product(*, category: str, pursuit: str, room: str, generator: np.random
         *_told(place, ON_ROOMS, generator),
     ]
     price = int(generator.integers(*kind.prices, endpoint=True))
-    return Wording(title, maker, description, [_one(kind.cares, generator)], f"${price}.90")
+    return Wording(title, _one(MAKERS, generator), description, [_one(kind.cares, generator)], f"${price}.90")
 
 
 def _told(topic: Topic, sentences: tuple[str, ...], generator: np.random.Generator) -> list[str]:
