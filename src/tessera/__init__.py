@@ -2,7 +2,9 @@
 
 import os
 
-# Before torch starts its threads, which is why stages leave importing torch to the library: by default GNU OpenMP's
-# threads spin while they wait for each other, and where another program uses a core too that costs several times the
-# work itself. benchmarks/ has the measurement.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch starts its threads, which is why stages leave importing torch to the library. GNU OpenMP's threads spin
+# for milliseconds while they wait for each other, which is fast on idle cores and several times slower than one thread
+# where another program uses a core too; never spinning is slow on idle cores. So they spin about as long as it takes
+# to wake a thread, and sleep then.
+if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+    os.environ["GOMP_SPINCOUNT"] = "3000"
