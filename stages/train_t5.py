@@ -13,7 +13,7 @@ from tessera.places import at_home
 from tessera.recommender.batches import samples_of
 from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.fitting import Settings, fit
-from tessera.recommender.model import Sizes, new_model
+from tessera.recommender.model import Sizes, new_model, save_model
 from tessera.recommender.validation import validation_on
 from tessera.recommender.vocabulary import Vocabulary
 from tessera.runtime import accelerator_on, progress, run
@@ -55,7 +55,7 @@ def main(
         )
     if accelerator.is_main_process:
         with whole_folder(checkpoint) as folder:
-            fitted.model.save_pretrained(folder)
+            save_model(fitted.model, folder)
         write_json(history, fitted.history)
         best = fitted.history[fitted.best_epoch - 1]
         write_json(metrics, {"parameters": fitted.model.num_parameters(), "epochs": len(fitted.history), "best": best})

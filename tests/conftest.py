@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from ruamel.yaml import YAML
 
 import tessera  # noqa: F401 - before torch, so that its choice for torch's threads holds in tests too
+from tests.pipeline_runs import write_params
 
 # How long an example takes says nothing on a machine that others use too; the same examples come each time.
 settings.register_profile("tessera", deadline=None, derandomize=True)
@@ -36,17 +36,7 @@ def params_file(tmp_path: Path) -> Callable[..., Path]:
     """Return a params.yaml like the committed one but for dotted keys: `params_file({"filter.k": 2})`."""
 
     def write(changes: dict[str, Any] | None = None) -> Path:
-        yaml = YAML(typ="safe", pure=True)
-        document = yaml.load((ROOT / "params.yaml").read_text())
-        for dotted, value in (changes or {}).items():
-            *path, last = dotted.split(".")
-            section = document
-            for key in path:
-                section = section[key]
-            section[last] = value
-        file = tmp_path / "params.yaml"
-        with file.open("w") as stream:
-            yaml.dump(document, stream)
-        return file
+        write_params(tmp_path / "params.yaml", changes or {})
+        return tmp_path / "params.yaml"
 
     return write

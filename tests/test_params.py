@@ -17,9 +17,10 @@ from tessera.params import load_params
         ({"t5.dropout": 1.0}, r"t5\.dropout: .*less than 1, found 1\.0"),
         ({"modalities": []}, r"modalities: .*at least 1"),
         ({"modalities": ["text", "text"]}, r"modalities: expected distinct names"),
-        ({"quant.con_start_level": 5}, r"quant\.con_start_level: expected at most quant\.levels = 4, got 5"),
+        ({"quant.con_start_level": 5}, r"quant\.con_start_level: expected at most quant\.levels = 4, found 5"),
         ({"dataset.users": 0}, r"dataset\.users: .*greater than or equal to 1, found 0"),
         ({"dataset.format": "amazon2012"}, r"dataset: .*'demo'.*"),
+        ({"eval.history_bounds": [4, 4]}, r"eval\.history_bounds: expected numbers that rise, found \[4, 4\]"),
         ({"spped": 1}, r"spped: expected no such key, found 1"),
     ],
 )

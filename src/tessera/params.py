@@ -4,10 +4,11 @@ The values stand in `conf/`, with a comment on each; here stand their types and 
 that is missing, unknown or of the wrong type is an error that names it.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -22,6 +23,15 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Modality = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+def _rising(bounds: list[int]) -> list[int]:
+    if any(low >= high for low, high in pairwise(bounds)):
+        raise ValueError("expected numbers that rise")
+    return bounds
+
+
+Bounds = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_rising)]
 
 
 class Section(BaseModel):
@@ -212,8 +222,8 @@ class Eval(Section):
 
     resamples: PositiveInt
     confidence: Annotated[float, Field(gt=0, lt=1)]
-    frequency_bounds: list[PositiveInt]
-    history_bounds: list[PositiveInt]
+    frequency_bounds: Bounds
+    history_bounds: Bounds
 
 
 class Report(Section):
@@ -249,11 +259,11 @@ class Params(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
         if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(f"modalities: expected distinct names, got {self.modalities}")
+            raise ValueError(f"modalities: expected distinct names, found {self.modalities}")
         if self.quant.con_start_level > self.quant.levels:
             raise ValueError(
                 f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
-                f"got {self.quant.con_start_level}"
+                f"found {self.quant.con_start_level}"
             )
         return self
 
@@ -289,7 +299,8 @@ def _explained(path: Path, problem: ErrorDetails) -> str:
         case "missing":
             return f"{where}: expected a value, found nothing"
         case "value_error":
-            return f"{path}: {problem['msg'].removeprefix('Value error, ')}"
+            expectation = problem["msg"].removeprefix("Value error, ")
+            return f"{where}: {expectation}, found {found!r}" if keys else f"{where}: {expectation}"
         case _:
             return f"{where}: {_expectation(problem)}, found {found!r}"
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
+from transformers.utils.logging import disable_progress_bar
 
 from tessera.errors import CheckpointError
 from tessera.recommender.vocabulary import END, PAD, Vocabulary
@@ -46,6 +47,12 @@ def new_model(vocabulary: Vocabulary, sizes: Sizes, *, seed: int) -> T5ForCondit
         return T5ForConditionalGeneration(config)
 
 
+def save_model(model: T5ForConditionalGeneration, folder: Path) -> None:
+    """Write model into folder, for load_model and for `from_pretrained`."""
+    disable_progress_bar()
+    model.save_pretrained(folder)
+
+
 def load_model(checkpoint: Path, vocabulary: Vocabulary) -> T5ForConditionalGeneration:
     """Return the model saved in the folder checkpoint, in evaluation mode.
 
@@ -53,16 +60,22 @@ def load_model(checkpoint: Path, vocabulary: Vocabulary) -> T5ForConditionalGene
     """
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"{checkpoint}: expected a T5 checkpoint, found no config.json")
+    disable_progress_bar()
     try:
+        config = T5Config.from_pretrained(checkpoint, local_files_only=True)
+        _check_vocabulary(config, vocabulary, checkpoint)
         model: T5ForConditionalGeneration = T5ForConditionalGeneration.from_pretrained(
-            checkpoint, local_files_only=True, use_safetensors=True
+            checkpoint, config=config, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint}: cannot be loaded: {error}") from error
-    found = getattr(model.config, "tessera_vocabulary", None)
-    if found != vocabulary.fingerprint or model.config.vocab_size != vocabulary.size:
+    return model.eval()
+
+
+def _check_vocabulary(config: T5Config, vocabulary: Vocabulary, checkpoint: Path) -> None:
+    found = getattr(config, "tessera_vocabulary", None)
+    if found != vocabulary.fingerprint or config.vocab_size != vocabulary.size:
         raise CheckpointError(
             f"{checkpoint}: expected a model of the vocabulary {vocabulary.fingerprint[:12]} "
-            f"({vocabulary.size} tokens), found one of {str(found)[:12]} ({model.config.vocab_size} tokens)"
+            f"({vocabulary.size} tokens), found one of {str(found)[:12]} ({config.vocab_size} tokens)"
         )
-    return model.eval()

@@ -1,0 +1,71 @@
+"""Run stages as dvc.yaml says, in this process, on a shop of a few shoppers."""
+
+import importlib
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from accelerate.state import AcceleratorState
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+_YAML = YAML(typ="safe", pure=True)
+STAGES = _YAML.load((ROOT / "dvc.yaml").read_text())["stages"]
+
+#: Parameters with which all stages together take seconds.
+SMALL = {
+    "dataset.users": 120,
+    "dataset.items": 60,
+    "device": "cpu",
+    "text.dimensions": 16,
+    "image.dimensions": 16,
+    "pseudo.clusters": 6,
+    "quant.codebook_size": 8,
+    "quant.hidden": [16],
+    "quant.latent_dim": 8,
+    "quant.epochs": 5,
+    "t5.d_model": 16,
+    "t5.d_ff": 16,
+    "t5.epochs": 2,
+    "decode.beams": 10,
+    "eval.resamples": 50,
+    "report.examples": 2,
+}
+
+
+def write_params(file: Path, changes: Mapping[str, Any]) -> None:
+    """Write the committed params.yaml with dotted keys changed, as in {"filter.k": 2}."""
+    document = _YAML.load((ROOT / "params.yaml").read_text())
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        section = document
+        for key in path:
+            section = section[key]
+        section[last] = value
+    with file.open("w") as stream:
+        _YAML.dump(document, stream)
+
+
+def run_stage(stage: str, folder: Path, changes: Mapping[str, Any], *, inputs: Path | None = None) -> None:
+    """Run a stage with its command line of dvc.yaml in folder; what it reads lies there, or in the folder inputs."""
+    spec = STAGES[stage]
+    for dependency in spec["deps"] if inputs else []:
+        if dependency.startswith(("data/", "metrics/")):
+            (folder / dependency).parent.mkdir(parents=True, exist_ok=True)
+            (folder / dependency).symlink_to(inputs / dependency)
+    write_params(folder / "params.yaml", changes)
+    app = typer.Typer()
+    app.command()(importlib.import_module(f"stages.{stage}").main)
+    _, _, *options = shlex.split(spec["cmd"])
+    AcceleratorState._reset_state(reset_partial_state=True)  # a stage is a process of its own, but not here
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        done = CliRunner().invoke(app, options, catch_exceptions=False)
+    finally:
+        os.chdir(before)
+    assert done.exit_code == 0, f"{stage}: {done.output}"

@@ -1,0 +1,207 @@
+"""No dead knobs: every parameter changes what the first stage that reads it writes, and no earlier stage reads it.
+
+The thirteen stages run once on a shop of a few shoppers. Then each parameter is changed, and the first stage that
+dvc.yaml says reads it runs again on the same inputs: something that it writes must differ. Stages before it cannot
+tell, since tests/test_pipeline.py holds them to the parameters that dvc.yaml lists.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tessera.params import Params
+from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage
+
+
+class Knob(NamedTuple):
+    """A parameter's new value, and what else has to be set for it to matter."""
+
+    value: Any
+    given: dict[str, Any] = {}
+
+
+#: What the parameters have to be for all of them to matter: dead codes, and a training of some epochs and steps.
+BASE = SMALL | {
+    "dataset.users": 80,
+    "quant.codebook_size": 40,
+    "quant.replace_dead_after": 1,
+    "corpus.tasks": ["history text -> text", "history image -> image"],
+    "t5.dropout": 0.1,
+    "t5.lr": 0.01,
+    "t5.epochs": 3,
+    "t5.monitor_users": 10,
+}
+KNOBS = {
+    "dataset.users": Knob(81),
+    "dataset.items": Knob(61),
+    "dataset.seed": Knob(1),
+    "images.max_bytes": Knob(1000),
+    "images.max_pixels": Knob(1000),
+    "images.min_side": Knob(1000),
+    "images.longest_side": Knob(50),
+    "images.quality": Knob(50),
+    "filter.k": Knob(4),
+    "filter.min_rating": Knob(4.0),
+    "filter.required": Knob([]),
+    "filter.ties": Knob("file_order"),
+    "text.fields": Knob("apart"),
+    "text.dimensions": Knob(8),
+    "image.dimensions": Knob(8),
+    "modalities": Knob(["image"]),
+    "pseudo.clusters": Knob(5),
+    "pseudo.initialisations": Knob(1),
+    "pseudo.iterations": Knob(1),
+    "seed": Knob(1),
+    "quant.method": Knob("rkmeans"),
+    "quant.levels": Knob(3),
+    "quant.codebook_size": Knob(8),
+    "quant.latent_dim": Knob(4),
+    "quant.hidden": Knob([8]),
+    "quant.alpha": Knob(0.5),
+    "quant.lambda_con": Knob(0.0),
+    "quant.con_start_level": Knob(3),
+    "quant.lambda_align": Knob(0.1),
+    "quant.temperature": Knob(0.2),
+    "quant.similarity": Knob("inner"),
+    "quant.initialisation": Knob("random"),
+    "quant.replace_dead_after": Knob(0),
+    "quant.epochs": Knob(3),
+    "quant.batch_size": Knob(20),
+    "quant.lr": Knob(0.01),
+    "quant.weight_decay": Knob(0.1),
+    "ids.collisions": Knob("extra_code"),
+    "corpus.max_history": Knob(3),
+    "corpus.tasks": Knob(["history image -> image"]),
+    "t5.d_model": Knob(12),
+    "t5.d_ff": Knob(12),
+    "t5.d_kv": Knob(4),
+    "t5.heads": Knob(2),
+    "t5.encoder_layers": Knob(2),
+    "t5.decoder_layers": Knob(2),
+    "t5.dropout": Knob(0.0),
+    "t5.initializer_factor": Knob(1.0),
+    "t5.lambda_implicit": Knob(0.0),
+    "t5.temperature": Knob(1.0),
+    "t5.epochs": Knob(2),
+    "t5.batch_size": Knob(64),
+    "t5.accumulation": Knob(2),
+    "t5.lr": Knob(0.001),
+    "t5.warmup": Knob(0.5),
+    "t5.weight_decay": Knob(0.5),
+    "t5.clip_norm": Knob(0.001),
+    "t5.precision": Knob("bf16"),
+    "t5.monitor": Knob("loss"),
+    "t5.monitor_users": Knob(20),
+    "t5.monitor_every": Knob(2),
+    "t5.patience": Knob(1, {"t5.lr": 1e-12}),
+    "decode.beams": Knob(5),
+    "decode.renormalise": Knob(True),
+    "decode.exclude_seen": Knob(True),
+    "decode.fusion": Knob("best"),
+    "eval.resamples": Knob(40),
+    "eval.confidence": Knob(0.5),
+    "eval.frequency_bounds": Knob([2]),
+    "eval.history_bounds": Knob([7]),
+    "report.examples": Knob(1),
+    "system": Knob("other"),
+    "encoder": Knob("other"),
+    "scale": Knob("other"),
+}
+
+#: Parameters that need a server, a model or a file of the test's own, each with the test file that shows their effect.
+ELSEWHERE = {
+    "dataset": "tests/stages/test_download_reviews.py",
+    "dataset.watch": "tests/stages/test_download_reviews.py",
+    "dataset.max_malformed": "tests/stages/test_download_reviews.py",
+    "dataset.expected": "tests/stages/test_filter_reviews.py",
+    "images.timeout": "tests/stages/test_fetch_images.py",
+    "images.retries": "tests/stages/test_fetch_images.py",
+    "text.encoder": "tests/stages/test_embed_text.py",
+    "text.model": "tests/stages/test_embed_text.py",
+    "text.path": "tests/stages/test_embed_text.py",
+    "text.max_tokens": "tests/stages/test_embed_text.py",
+    "text.trust_remote_code": "tests/stages/test_embed_text.py",
+    "image.encoder": "tests/stages/test_embed_images.py",
+    "image.model": "tests/stages/test_embed_images.py",
+    "image.checkpoint": "tests/stages/test_embed_images.py",
+    "image.path": "tests/stages/test_embed_images.py",
+    "ids.source": "tests/stages/test_resolve_collisions.py",
+    "ids.path": "tests/stages/test_resolve_collisions.py",
+}
+
+#: Parameters that say where or how fast to work, and must not change a result.
+WITHOUT_EFFECT = {
+    "device",
+    "launcher",
+    "images.workers",
+    "text.batch_size",
+    "image.batch_size",
+    "decode.batch_size",
+    "dataset.name",
+    "dataset.format",
+}
+
+
+def all_parameters() -> set[str]:
+    """Every key of params.yaml but those that only some formats of data set have, with its section."""
+    found = {"dataset", "dataset.watch", "dataset.max_malformed", "dataset.expected", "dataset.name", "dataset.format"}
+    found |= {"dataset.users", "dataset.items", "dataset.seed"}
+    for name, field in Params.model_fields.items():
+        keys = getattr(field.annotation, "model_fields", None)
+        found |= {f"{name}.{key}" for key in keys} if keys else {name}
+    return found
+
+
+def first_reader(parameter: str) -> str:
+    section = parameter.split(".")[0]
+    return next(stage for stage, spec in STAGES.items() if {parameter, section} & set(spec.get("params", [])))
+
+
+def test_every_parameter_is_here_once():
+    listed = [*KNOBS, *ELSEWHERE, *WITHOUT_EFFECT]
+    assert len(set(listed)) == len(listed)
+    assert set(listed) == all_parameters()
+
+
+@pytest.mark.parametrize("parameter", ELSEWHERE)
+def test_what_is_tested_elsewhere_is_there(parameter):
+    assert parameter.split(".")[-1] in (ROOT / ELSEWHERE[parameter]).read_text()
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory) -> Path:
+    """The folder of a run of all stages with the parameters BASE."""
+    folder = tmp_path_factory.mktemp("usual")
+    for stage in STAGES:
+        run_stage(stage, folder, BASE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written_given(usual, tmp_path_factory):
+    """Return a function: what a stage writes, given some parameters, on the inputs of the usual run."""
+    known: dict[str, dict[str, bytes]] = {}
+
+    def written(stage: str, changes: dict[str, Any]) -> dict[str, bytes]:
+        name = f"{stage} {changes}"
+        if name not in known:
+            folder = tmp_path_factory.mktemp("changed")
+            run_stage(stage, folder, BASE | changes, inputs=usual)
+            known[name] = {
+                str(file.relative_to(folder)): file.read_bytes()
+                for file in sorted(folder.rglob("*"))
+                if file.is_file() and not file.is_symlink() and file.name != "params.yaml"
+            }
+        return known[name]
+
+    return written
+
+
+@pytest.mark.parametrize("parameter", KNOBS)
+def test_every_parameter_changes_what_its_first_reader_writes(parameter, written_given):
+    stage, knob = first_reader(parameter), KNOBS[parameter]
+    as_it_was = written_given(stage, knob.given)
+    changed = written_given(stage, {**knob.given, parameter: knob.value})
+    assert as_it_was, f"{stage} wrote nothing"
+    assert changed != as_it_was
