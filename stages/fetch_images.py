@@ -12,7 +12,7 @@ from tessera.items.filtering import dense_interactions
 from tessera.items.picture_parts import PASSING, fetch_parts, fingerprint, merge, summed_up, wanted_pictures
 from tessera.items.pictures import Limits
 from tessera.items.web import Patience
-from tessera.params import PARAMS_FILE, AmazonDataset, Dataset, FolderDataset, load_params
+from tessera.params import PARAMS_FILE, load_params
 from tessera.places import at_home, is_watched
 from tessera.runtime import log, progress, run
 from tessera.schemas import RAW_ITEMS, REVIEWS
@@ -29,7 +29,7 @@ def main(
     params = load_params(params_file)
     dense = dense_interactions(read_table(reviews, REVIEWS), min_rating=params.filter.min_rating, k=params.filter.k)
     wanted = wanted_pictures(dense.interactions["item_key"], items=read_table(items, RAW_ITEMS))
-    files, root = _local_pictures(params.dataset)
+    files, root = _local_pictures(params.dataset.pictures, form=params.dataset.format, watch=params.dataset.watch)
     limits = Limits(**params.images.model_dump(include=set(Limits._fields)))
 
     parts = at_home(downloads) / f"pictures-{fingerprint(wanted, files=files, limits=limits)}"
@@ -54,17 +54,14 @@ def main(
     shutil.rmtree(parts)
 
 
-def _local_pictures(dataset: Dataset) -> tuple[dict[str, Path], Path | None]:
+def _local_pictures(folder: str | None, *, form: str, watch: str) -> tuple[dict[str, Path], Path | None]:
     """Return the picture files by key, and where the paths that items name start."""
-    match dataset:
-        case AmazonDataset(pictures=str(folder), watch=watch):
-            if not is_watched(Path(folder), watch=Path(watch)):
-                log.warning("%s: DVC does not see when it changes: set dataset.watch to it, or to its folder", folder)
-            return picture_files(at_home(Path(folder))), None
-        case FolderDataset(path=path):
-            return {}, at_home(Path(path))
-        case _:
-            return {}, None
+    if folder is None:
+        return {}, None
+    if not is_watched(Path(folder), watch=Path(watch)):
+        log.warning("%s: DVC does not see when it changes: set dataset.watch to it, or to its folder", folder)
+    home = at_home(Path(folder))
+    return ({}, home) if form == "folder" else (picture_files(home), None)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ dvc.yaml says reads it runs again on the same inputs: something that it writes m
 tell, since tests/test_pipeline.py holds them to the parameters that dvc.yaml lists.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
 
-from tessera.params import Params
+from tessera.params import DemoDataset, Params
 from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage
 
 
@@ -18,7 +20,7 @@ class Knob(NamedTuple):
     """A parameter's new value, and what else has to be set for it to matter."""
 
     value: Any
-    given: dict[str, Any] = {}
+    given: Mapping[str, Any] = MappingProxyType({})
 
 
 #: What the parameters have to be for all of them to matter: dead codes, and a training of some epochs and steps.
@@ -114,6 +116,7 @@ ELSEWHERE = {
     "dataset": "tests/stages/test_download_reviews.py",
     "dataset.watch": "tests/stages/test_download_reviews.py",
     "dataset.max_malformed": "tests/stages/test_download_reviews.py",
+    "dataset.pictures": "tests/stages/test_fetch_images.py",
     "dataset.expected": "tests/stages/test_filter_reviews.py",
     "images.timeout": "tests/stages/test_fetch_images.py",
     "images.retries": "tests/stages/test_fetch_images.py",
@@ -145,8 +148,7 @@ WITHOUT_EFFECT = {
 
 def all_parameters() -> set[str]:
     """Every key of params.yaml but those that only some formats of data set have, with its section."""
-    found = {"dataset", "dataset.watch", "dataset.max_malformed", "dataset.expected", "dataset.name", "dataset.format"}
-    found |= {"dataset.users", "dataset.items", "dataset.seed"}
+    found = {"dataset", *(f"dataset.{key}" for key in DemoDataset.model_fields)}
     for name, field in Params.model_fields.items():
         keys = getattr(field.annotation, "model_fields", None)
         found |= {f"{name}.{key}" for key in keys} if keys else {name}
@@ -154,7 +156,7 @@ def all_parameters() -> set[str]:
 
 
 def first_reader(parameter: str) -> str:
-    section = parameter.split(".")[0]
+    section = parameter.partition(".")[0]
     return next(stage for stage, spec in STAGES.items() if {parameter, section} & set(spec.get("params", [])))
 
 
@@ -183,11 +185,11 @@ def written_given(usual, tmp_path_factory):
     """Return a function: what a stage writes, given some parameters, on the inputs of the usual run."""
     known: dict[str, dict[str, bytes]] = {}
 
-    def written(stage: str, changes: dict[str, Any]) -> dict[str, bytes]:
-        name = f"{stage} {changes}"
+    def written(stage: str, changes: Mapping[str, Any]) -> dict[str, bytes]:
+        name = f"{stage} {dict(changes)}"
         if name not in known:
             folder = tmp_path_factory.mktemp("changed")
-            run_stage(stage, folder, BASE | changes, inputs=usual)
+            run_stage(stage, folder, {**BASE, **changes}, inputs=usual)
             known[name] = {
                 str(file.relative_to(folder)): file.read_bytes()
                 for file in sorted(folder.rglob("*"))

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tessera.compose import composed
-from tessera.params import Params, load_params
+from tessera.params import AmazonDataset, DemoDataset, FolderDataset, Params, load_params
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "tessera"
@@ -104,7 +104,7 @@ def is_parameter(name: str) -> bool:
 
 def keys_of(section: str) -> set[str]:
     if section == "dataset":
-        return {"name", "expected"}  # the keys that every format has
+        return set.intersection(*(set(each.model_fields) for each in (DemoDataset, AmazonDataset, FolderDataset)))
     return set(getattr(Params.model_fields[section].annotation, "model_fields", {}))
 
 
@@ -119,7 +119,7 @@ def expanded(names: Iterable[str]) -> set[str]:
 
 def outputs(stage: str) -> set[str]:
     spec = STAGES[stage]
-    entries = [*spec.get("outs", []), *spec.get("metrics", []), *spec.get("plots", [])]
+    entries = [*spec["outs"], *spec.get("metrics", [])]
     return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
 
 
@@ -181,9 +181,22 @@ def test_every_input_is_an_output_of_an_earlier_stage():
 
 
 def test_metrics_and_plots_are_kept_in_git():
-    for stage in STAGES:
-        for entry in [*STAGES[stage].get("metrics", []), *STAGES[stage].get("plots", [])]:
-            assert list(entry.values()) == [{"cache": False}], entry
+    for stage, spec in STAGES.items():
+        assert not spec.get("plots"), f"{stage}: the plots at the end of dvc.yaml say how a file is drawn"
+        for entry in [*spec["outs"], *spec.get("metrics", [])]:
+            kept = isinstance(entry, dict) and list(entry.values()) == [{"cache": False}]
+            assert kept == (next(iter(entry)) if isinstance(entry, dict) else entry).startswith("metrics/"), entry
+
+
+def test_every_plot_draws_what_a_stage_writes():
+    made = {path for stage in STAGES for path in outputs(stage)}
+    for plot in YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["plots"]:
+        ((name, properties),) = plot.items()
+        assert properties.keys() >= {"title", "x_label", "y_label"}, name
+        for path in properties["y"]:
+            assert any(path == each or path.startswith(f"{each}/") for each in made), path
+        template = properties.get("template")
+        assert template is None or (ROOT / ".dvc" / "plots" / f"{template}.json").is_file()
 
 
 def test_seed_is_a_parameter_of_the_stages_that_draw_random_numbers_alone():

@@ -48,6 +48,7 @@ class DemoDataset(Section):
     users: PositiveInt
     items: PositiveInt
     seed: int
+    pictures: None
     watch: str
     max_malformed: Share
     expected: None
@@ -81,6 +82,7 @@ class FolderDataset(Section):
     name: str
     format: Literal["folder"]
     path: str
+    pictures: str
     watch: str
     max_malformed: Share
     expected: KnownCounts | None

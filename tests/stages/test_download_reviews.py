@@ -28,7 +28,14 @@ AMAZON = {
     "max_malformed": 0.0,
     "expected": None,
 }
-FOLDER = {"name": "mine", "format": "folder", "watch": "conf/unset", "max_malformed": 0.0, "expected": None}
+FOLDER = {
+    "name": "mine",
+    "format": "folder",
+    "pictures": "conf/unset",
+    "watch": "conf/unset",
+    "max_malformed": 0.0,
+    "expected": None,
+}
 PARTS = ("reviews.parquet", "items.parquet", "metrics.json")
 
 Read = Callable[..., tuple[pl.DataFrame, pl.DataFrame, Any]]
@@ -56,7 +63,7 @@ def packed(*records: Any) -> bytes:
 
 
 def demo(**changes: Any) -> dict[str, Any]:
-    shop = {"name": "demo", "format": "demo", "users": 60, "items": 40, "seed": 0}
+    shop = {"name": "demo", "format": "demo", "users": 60, "items": 40, "seed": 0, "pictures": None}
     return shop | {"watch": "conf/unset", "max_malformed": 0.01, "expected": None} | changes
 
 

@@ -27,7 +27,7 @@ AMAZON = {
     "max_malformed": 0.0,
     "expected": None,
 }
-FOLDER = {"name": "mine", "format": "folder", "watch": "conf/unset", "max_malformed": 0.0, "expected": None}
+FOLDER = {"name": "mine", "format": "folder", "max_malformed": 0.0, "expected": None}
 QUICK = {"images.retries": 0, "images.timeout": 0.5, "filter.k": 2, "filter.min_rating": None}
 
 Fetch = Callable[..., tuple[pl.DataFrame, Any]]
@@ -143,7 +143,7 @@ def test_files_by_key_go_before_the_web(fetch: Fetch, server: Server, tmp_path: 
 def test_paths_start_from_the_folder_of_the_data_set(fetch: Fetch, tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "1.png").write_bytes(picture())
-    here = {"dataset": FOLDER | {"path": str(tmp_path / "mine")}}
+    here = {"dataset": FOLDER | dict.fromkeys(["path", "pictures", "watch"], str(tmp_path / "mine"))}
     assert fetch({"a": ["1.png"], "b": ["2.png"]}, here)[0]["status"].to_list() == ["ok", "not_found", "missing"]
     assert fetch({"a": [str(tmp_path / "mine" / "1.png")]}, {})[0]["status"][0] == "unsupported"
 

@@ -132,7 +132,15 @@ def test_the_tie_rule_decides_the_order_of_a_day(square):
 
 def test_known_counts_that_differ_are_told_with_both_numbers(square, caplog):
     expected = {"users": 3, "items": 4, "interactions": 9}
-    folder = {"name": "mine", "format": "folder", "path": "x", "watch": "x", "max_malformed": 0.0, "expected": expected}
+    folder = {
+        "name": "mine",
+        "format": "folder",
+        "path": "x",
+        "pictures": "x",
+        "watch": "x",
+        "max_malformed": 0.0,
+        "expected": expected,
+    }
     _, _, _, metrics = square.filter({"filter.k": 2, "filter.required": [], "dataset": folder})
     assert [record.getMessage() for record in caplog.records] == ["mine: expected 4 items, found 3"]
     assert (metrics["items"], metrics["expected"]) == (3, expected)
