@@ -1,5 +1,6 @@
 """Write histories and IDs as token sequences: what the T5 reads, and what it should say."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -30,12 +31,14 @@ def main(
     table = read_table(interactions, INTERACTIONS)
 
     counts: dict[str, dict[str, int]] = {}
-    for split, path in zip(SPLITS, (train, valid, test), strict=True):
-        made = samples(table, codes, words, split=split, max_history=params.corpus.max_history)
-        with table_writer(path, CORPUS) as write:
-            for task, table_of_task in made:
-                write(table_of_task)
-                counts.setdefault(split, {})[str(task)] = table_of_task.height
+    with ExitStack() as all_or_none:
+        writers = [all_or_none.enter_context(table_writer(path, CORPUS)) for path in (train, valid, test)]
+        for split, write in zip(SPLITS, writers, strict=True):
+            for task, samples_of_task in samples(
+                table, codes, words, split=split, max_history=params.corpus.max_history
+            ):
+                write(samples_of_task)
+                counts.setdefault(split, {})[str(task)] = samples_of_task.height
     write_json(vocabulary, words.to_json())
     write_json(metrics, {"vocabulary": words.size, **counts})
 

@@ -1,4 +1,7 @@
-"""Fetch the picture of each item that a first k-core keeps, and make them alike: small JPEGs in one table."""
+"""Fetch the picture of each item that a first k-core keeps, and make them alike: small JPEGs in one table.
+
+Where neither `modalities` nor `filter.required` names the image, nothing is fetched and the table is empty.
+"""
 
 import shutil
 from pathlib import Path
@@ -9,6 +12,7 @@ import typer
 from tessera.artifacts import read_table, whole_file, write_json
 from tessera.items.fetching import picture_files
 from tessera.items.filtering import dense_interactions
+from tessera.items.locks import one_at_a_time
 from tessera.items.picture_parts import PASSING, fetch_parts, fingerprint, merge, summed_up, wanted_pictures
 from tessera.items.pictures import Limits
 from tessera.items.web import Patience
@@ -29,29 +33,34 @@ def main(
     params = load_params(params_file)
     dense = dense_interactions(read_table(reviews, REVIEWS), min_rating=params.filter.min_rating, k=params.filter.k)
     wanted = wanted_pictures(dense.interactions["item_key"], items=read_table(items, RAW_ITEMS))
+    if "image" not in {*params.modalities, *params.filter.required}:
+        wanted = wanted.clear()
     files, root = _local_pictures(params.dataset.pictures, form=params.dataset.format, watch=params.dataset.watch)
     limits = Limits(**params.images.model_dump(include=set(Limits._fields)))
 
     parts = at_home(downloads) / f"pictures-{fingerprint(wanted, files=files, limits=limits)}"
-    paths = fetch_parts(
-        wanted,
-        parts=parts,
-        files=files,
-        root=root,
-        limits=limits,
-        patience=Patience(timeout=params.images.timeout, retries=params.images.retries),
-        workers=params.images.workers,
-        progress=progress,
-    )
-    counts = summed_up(paths)
-    passing = sum(counts["status"][status] for status in PASSING)
-    if passing:
-        log.warning("%d pictures failed for what may pass: `dvc repro -f -s fetch_images` tries again", passing)
-
-    with whole_file(images) as partial:
-        merge(paths, into=partial)
-    write_json(metrics, counts)
-    shutil.rmtree(parts)
+    with one_at_a_time(parts):
+        paths = fetch_parts(
+            wanted,
+            parts=parts,
+            files=files,
+            root=root,
+            limits=limits,
+            patience=Patience(timeout=params.images.timeout, retries=params.images.retries),
+            workers=params.images.workers,
+            progress=progress,
+        )
+        counts = summed_up(paths)
+        with whole_file(images) as partial:
+            merge(paths, into=partial)
+        write_json(metrics, counts)
+        passing = sum(counts["status"][status] for status in PASSING)
+        if passing:
+            log.warning(
+                "%d pictures failed for what may pass: `dvc repro -f -s fetch_images` tries them again", passing
+            )
+        else:
+            shutil.rmtree(parts)
 
 
 def _local_pictures(folder: str | None, *, form: str, watch: str) -> tuple[dict[str, Path], Path | None]:

@@ -33,7 +33,7 @@ def main(
     tokens = {modality: words.tokens(modality, table) for modality, table in codes.items()}
     seen = read_table(interactions, INTERACTIONS) if params.decode.exclude_seen else None
     accelerator = accelerator_on(params.device, precision="fp32")
-    model = load_model(checkpoint, words).to(accelerator.device)
+    model = load_model(checkpoint, words, tokens).to(accelerator.device)
 
     counts: dict[str, dict[str, int]] = {}
     is_first = accelerator.is_main_process

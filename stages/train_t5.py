@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tessera import recommender
 from tessera.artifacts import read_json, read_table, whole_folder, write_json
 from tessera.checkpoints import CheckpointStore, fingerprint
 from tessera.curves import live_curves
@@ -18,6 +19,9 @@ from tessera.recommender.validation import validation_on
 from tessera.recommender.vocabulary import Vocabulary
 from tessera.runtime import accelerator_on, progress, run
 from tessera.schemas import CORPUS, IDS
+
+#: A training goes on only with the code that it began with.
+CODE = sorted(Path(recommender.__path__[0]).glob("*.py"))
 
 
 def main(
@@ -36,14 +40,13 @@ def main(
     words = Vocabulary.from_json(read_json(vocabulary))
     codes = codes_by_modality(read_table(ids, IDS), words.modalities)
     tokens = {modality: words.tokens(modality, table) for modality, table in codes.items()}
-    store = CheckpointStore(
-        at_home(resume), fingerprint([params.t5.model_dump(), params.seed], files=[vocabulary, ids, train, valid])
-    )
-
     accelerator = accelerator_on(params.device, precision=params.t5.precision)
+    where = [accelerator.num_processes, accelerator.device.type, accelerator.mixed_precision]
+    shaping = fingerprint([params.t5.model_dump(), params.seed, *where], files=[vocabulary, ids, train, valid, *CODE])
+    store = CheckpointStore(at_home(resume), shaping)
     with live_curves(curves) as add_to_curves:
         fitted = fit(
-            new_model(words, Sizes(**params.t5.model_dump(include=set(Sizes._fields))), seed=params.seed),
+            new_model(words, tokens, Sizes(**params.t5.model_dump(include=set(Sizes._fields))), seed=params.seed),
             samples_of(read_table(train, CORPUS)),
             validation_on(read_table(valid, CORPUS), tokens, words.tasks, users=params.t5.monitor_users),
             tokens,

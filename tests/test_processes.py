@@ -93,10 +93,10 @@ def test_a_training_that_was_killed_ends_like_one_that_was_not(beside):
 
 
 def test_two_processes_train_and_rank_as_one_does(beside):
-    """Two processes with half the batch see the same batches together, and share the users without loss."""
+    """Two processes share the batches, and the users without loss."""
     one, two = beside("one"), beside("two")
-    finish("train_t5", one, {"t5.batch_size": 32})
-    finish("train_t5", two, {"t5.batch_size": 16}, launcher=TORCHRUN)
+    finish("train_t5", one, {})
+    finish("train_t5", two, {}, launcher=TORCHRUN)
     alone, together = load_file_of(one), load_file_of(two)
     assert alone.keys() == together.keys()
     assert all(alone[name].allclose(together[name], atol=1e-3) for name in alone)
@@ -114,6 +114,14 @@ def test_two_processes_train_and_rank_as_one_does(beside):
     tables = [read_table(folder / "data/rank_items/rankings.parquet", RANKINGS).sort(order) for folder in (one, two)]
     assert tables[0].drop("score").equals(tables[1].drop("score"))
     assert read_json(one / "metrics/rank_items.json") == read_json(two / "metrics/rank_items.json")
+
+
+def test_two_processes_align_modalities(beside):
+    """L_implicit takes its negatives from a process's own share of the batch; beside that nothing is different."""
+    folder = beside("aligned")
+    finish("train_t5", folder, {"t5.lambda_implicit": 0.1, "t5.accumulation": 2}, launcher=TORCHRUN)
+    losses = [row["implicit_loss"] for row in read_json(folder / "data/train_t5/history.json")]
+    assert 0 < losses[-1] < losses[0]
 
 
 def load_file_of(folder: Path) -> dict:

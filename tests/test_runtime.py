@@ -3,8 +3,8 @@ from typing import Annotated
 import pytest
 import typer
 
-from tessera.errors import DataError
-from tessera.runtime import run
+from tessera.errors import DataError, ParamsError
+from tessera.runtime import run, torch_device
 
 
 def main(items: Annotated[int, typer.Option(help="How many.")]) -> None:
@@ -60,3 +60,19 @@ def test_a_fault_of_the_programme_is_not_hidden(monkeypatch):
     monkeypatch.setattr("sys.argv", ["stage", "--items", "-1"])
     with pytest.raises(ValueError, match="a fault of the programme"):
         run(main)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("auto", "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0"), ("cpu", "cpu")]
+)
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, name, found):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert str(torch_device(name)) == found
+
+
+@pytest.mark.parametrize(("name", "message"), [("gpu", "found 'gpu'"), ("cuda", "and no GPU is here")])
+def test_a_device_that_is_not_here_is_named(monkeypatch, name, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ParamsError, match=f"device: expected .*{message}"):
+        torch_device(name)

@@ -1,9 +1,11 @@
 """Training curves that can be watched while they grow, as DVCLive writes them; without DVCLive there are none."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tessera.errors import TesseraError
 from tessera.runtime import is_main_process, log
 
 
@@ -19,7 +21,7 @@ def live_curves(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
     if not is_main_process():
         yield lambda _: None
         return
-    with Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False) as live:
+    with _removed_on_error(folder), Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False) as live:
 
         def add(row: dict[str, float]) -> None:
             live.step = int(row["epoch"])
@@ -29,3 +31,13 @@ def live_curves(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
             live.sync()
 
         yield add
+
+
+@contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    """Remove folder where the block ends with an error of tessera's own; what was merely cut short stays to look at."""
+    try:
+        yield
+    except TesseraError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

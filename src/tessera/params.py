@@ -100,7 +100,7 @@ class Images(Section):
     max_bytes: PositiveInt
     max_pixels: PositiveInt
     min_side: PositiveInt
-    longest_side: PositiveInt
+    longest_side: Annotated[int, Field(ge=1, le=2000)]  # the report shows them as they are
     quality: Annotated[int, Field(ge=1, le=95)]
 
 

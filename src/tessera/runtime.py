@@ -55,14 +55,17 @@ def is_main_process() -> bool:
 
 
 def torch_device(name: str) -> "torch.device":
-    """Return the device that the parameter `device` names; `auto` is the GPU of this process where there is one.
+    """Return the device that the parameter `device` names: `cuda` is the GPU of this process, `auto` too if it has one.
 
     Raises ParamsError where the name means nothing here.
     """
     import torch
 
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        name = own if torch.cuda.is_available() else "cpu"
+    elif name == "cuda":
+        name = own
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -84,16 +87,21 @@ def accelerator_on(device: str, *, precision: str) -> "Accelerator":
 
     device is the parameter of that name. precision is fp32, bf16, or auto: bf16 on a GPU that computes in it.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     chosen = torch_device(device)
     if chosen.type == "cuda":
         import torch
 
         torch.cuda.set_device(chosen)
-        if precision == "auto" and torch.cuda.is_bf16_supported():
+        if precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
             precision = "bf16"
-    return Accelerator(cpu=chosen.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    return Accelerator(
+        cpu=chosen.type == "cpu",
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        # What lies in buffers is the same in every process from the start.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
 
 
 def progress(elements: Iterable[Element], *, title: str, total: int | None = None) -> Iterator[Element]:

@@ -59,8 +59,8 @@ def test_a_review_of_each_vintage(form, record, time, tmp_path: Path):
         ({"unixReviewTime": "05 3, 2011"}, "bad_time"),
         ({"unixReviewTime": -1}, "bad_time"),
         ({"overall": "five"}, "bad_rating"),
-        ("{'reviewerID': 'ann'}", "not_json"),
-        ("<!DOCTYPE html>", "not_json"),
+        ("{'reviewerID': 'ann'}", "no_record"),
+        ("<!DOCTYPE html>", "no_record"),
     ],
 )
 def test_a_line_that_is_no_review_is_counted_and_keeps_its_place(change, problem, tmp_path: Path):
@@ -220,7 +220,7 @@ def test_the_whole_picture_of_a_rendering(url: str, whole: str):
 def test_malformed_metadata_are_counted(tmp_path: Path):
     path = lines(tmp_path / "x", {"asin": "B1"}, {"title": "whose?"}, "{", {"asin": "B9"})
     found = read_items(path, form="amazon2018", reviewed=pl.Series(["B1"]), max_malformed=0.5)
-    assert found.counts["malformed"] == {"not_json": 1, "missing_item": 1, "bad_item": 0}
+    assert found.counts["malformed"] == {"no_record": 1, "missing_item": 1, "bad_item": 0}
     with pytest.raises(SourceError, match=r"0.5 of 4 lines; most often missing_item: 1, first in line 2"):
         read_items(path, form="amazon2018", reviewed=pl.Series(["B1"]), max_malformed=0.49)
 

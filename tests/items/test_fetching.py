@@ -186,6 +186,15 @@ def test_paths_start_from_the_root(fetch, tmp_path: Path):
     assert fetch("x" * 5000).status in {"not_found", "forbidden"}
 
 
+def test_paths_do_not_leave_the_root(fetch, tmp_path: Path):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "secret.png").write_bytes(RED)
+    for path in ("../secret.png", "images/../../secret.png", str(tmp_path / "secret.png"), "/etc/hostname"):
+        assert fetch(path, root=tmp_path / "shop").status == "unsupported"
+    (tmp_path / "shop" / "1.png").write_bytes(RED)
+    assert fetch("images/../1.png", root=tmp_path / "shop").status == "ok"
+
+
 def test_without_a_root_no_path_is_opened(fetch, tmp_path: Path):
     (tmp_path / "1.png").write_bytes(RED)
     assert fetch(str(tmp_path / "1.png"), root=None).status == "unsupported"
@@ -219,6 +228,17 @@ def test_a_host_that_has_answered_is_asked_on(server: Server, monkeypatch: pytes
     with Fetcher(files={}, root=None, limits=LIMITS, patience=PATIENCE, workers=1) as fetcher:
         statuses = [fetcher.fetch("B1", [server.url("x")]).status for _ in range(6)]
     assert statuses == ["not_found", *["unreachable"] * 4, "ok"]
+
+
+def test_a_host_that_refuses_all_is_left_until_it_is_asked_anew(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fetching, "REFUSED", 2)
+    server.url("x", Reply(status=403), *[Reply(status=500)] * 20)
+    patience = PATIENCE._replace(retries=0)
+    with Fetcher(files={}, root=None, limits=LIMITS, patience=patience, workers=1) as fetcher:
+        tried = [fetcher.fetch("B1", [server.url("x")]) for _ in range(5)]
+    assert [each.status for each in tried] == ["forbidden", *["http_error"] * 4]
+    assert ["has refused 2" in each.detail for each in tried] == [False] * 3 + [True] * 2
+    assert server.times_asked("x") == 3
 
 
 def test_a_network_that_is_not_there_is_an_error(server: Server):

@@ -1,5 +1,7 @@
 import datetime
 from collections.abc import Callable
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +103,66 @@ def test_keys_are_the_decimal_text_of_numbers(user: pl.Series, key: str, tmp_pat
 def test_rows_of_csv_that_are_no_interactions(tmp_path: Path):
     rows = ["user,item,timestamp,rating", "ann,1,5,4", ",1,5,4", "bob,2", "cat,3,soon,4", "dan,4,5,4,extra", "eve,é,5,"]
     (tmp_path / "interactions.csv").write_bytes("\n".join(rows).encode("latin-1"))
-    reviews, tally = read_interactions(tmp_path, max_malformed=0.7)
-    assert reviews["user_key"].to_list() == ["ann", "dan"]
-    assert reviews["row"].to_list() == [1, 5]
-    assert tally.malformed == {"missing_user": 1, "missing_time": 1, "bad_time": 1, "bad_item": 1}
-    with pytest.raises(SourceError, match=r"interactions.csv: .* 0.6667 of 6 lines; most often .*, first in line 3"):
+    reviews, tally = read_interactions(tmp_path, max_malformed=0.9)
+    assert reviews["user_key"].to_list() == ["ann"]
+    assert reviews["row"].to_list() == [1]
+    assert tally.malformed == {"missing_user": 1, "no_record": 2, "bad_time": 1, "bad_item": 1}
+    with pytest.raises(SourceError, match=r"interactions.csv: .* 0.8333 of 6 lines; most often .*, first in line 4"):
         read_interactions(tmp_path, max_malformed=0.6)
+
+
+def test_lines_that_a_stray_quote_swallows_are_counted(tmp_path: Path):
+    rows = [f"user{row},{row % 7},{row}" for row in range(1, 101)]
+    rows[9], rows[59] = 'user10,"3,10', 'user60,4",60'
+    (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
+    reviews, tally = read_interactions(tmp_path, max_malformed=0.6)
+    assert (tally.lines, tally.malformed) == (100, {"no_record": 51})
+    assert reviews["user_key"].to_list() == [f"user{row}" for row in range(1, 101) if not 10 <= row <= 60]
+    rows[59] = "user60,4,60"
+    (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
+    with pytest.raises(SourceError, match=r"0.91 of 100 lines; most often no_record: 91, first in line 11"):
+        read_interactions(tmp_path, max_malformed=0.6)
+
+
+def test_items_whose_cells_do_not_fit_the_header_are_counted(tmp_path: Path):
+    lines = ["item,title,description", '1,"A, b",fine', "2,A, b,shifted", '"3', "4,x,y", '5",x,y', '6,"two\nlines",']
+    (tmp_path / "items.csv").write_text("\n".join(lines))
+    found = read_items(tmp_path, reviewed=pl.Series(list("123456")), max_malformed=0.9)
+    assert found.table["key"].to_list() == ["1", "6"]
+    assert found.counts["malformed"]["no_record"] == 4
+    with pytest.raises(SourceError, match=r"items.csv: .* 0.6667 of 6 lines; most often no_record: 4, first in line 3"):
+        read_items(tmp_path, reviewed=pl.Series(["1"]), max_malformed=0.5)
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(name: str, tmp_path: Path):
+    write(tmp_path, name, pl.DataFrame({"item": ["1", "2"], "title": ["Drum", "Horn"]}))
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    found = read_items(tmp_path, reviewed=pl.Series(["1", "2"]), max_malformed=0.0)
+    assert found.table["title"].to_list() == ["Drum", "Horn"]
+
+
+def test_items_of_parquet_with_keys_of_any_kind(tmp_path: Path):
+    keys = pl.Series("item", [Decimal("1"), Decimal("2")])
+    titles = pl.Series("title", [date(2020, 1, 2), None])
+    write(tmp_path, "items.parquet", pl.DataFrame([keys, titles, pl.Series("categories", [["a"], ["b", "c"]])]))
+    found = read_items(tmp_path, reviewed=pl.Series(["1", "2"]), max_malformed=0.0).table
+    assert found["title"].to_list() == ["2020-01-02 00:00:00.000", ""]
+    assert found["categories"].to_list() == [["a"], ["b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("column", "named"),
+    [
+        (pl.Series("timestamp", [time(1)]), r"timestamp: expected text, numbers or dates, found Time"),
+        (pl.Series("user", [["a"]]), r"user: expected text, numbers or dates, found List"),
+    ],
+)
+def test_columns_that_are_no_text_are_named(column: pl.Series, named: str, tmp_path: Path):
+    rows = pl.DataFrame({"user": ["a"], "item": ["b"], "timestamp": [1]}).with_columns(column)
+    write(tmp_path, "interactions.parquet", rows)
+    with pytest.raises(SourceError, match=named):
+        read_interactions(tmp_path, max_malformed=0.0)
 
 
 def test_a_folder_that_is_none(tmp_path: Path):
@@ -181,7 +237,7 @@ def test_a_missing_column_of_items_is_named(name: str, column: str, tmp_path: Pa
 
 def test_malformed_items_are_counted(tmp_path: Path):
     with pytest.raises(
-        SourceError, match=r"items.jsonl: .* 0.3333 of 3 lines; most often not_json: 1, first in line 3"
+        SourceError, match=r"items.jsonl: .* 0.3333 of 3 lines; most often no_record: 1, first in line 3"
     ):
         items(tmp_path, "items.jsonl", ITEMS + "oops\n", max_malformed=0.3)
 

@@ -44,13 +44,13 @@ def written(path: Path, *content: bytes) -> Path:
         (b'{"u": "ann", "t": 5, "text": "half a pair \\ud83d"}', "ann", "5", None),
         (b'{"u": "ann", "t": 5, "text": "latin \xe9"}', "ann", "5", None),
         (b'{"u": "ann", "t": NaN}', "ann", "nan", None),
-        (b'{"u": "ann", "t": 5', None, None, "not_json"),
-        (b'{"u": "ann"} {"u": "bob"}', None, None, "not_json"),
-        (b"<html>", None, None, "not_json"),
-        (b"[1, 2]", None, None, "not_json"),
-        (b"12", None, None, "not_json"),
-        (b"{'u': 'ann'}", None, None, "not_json"),
-        (b'{"u":' * 100_000, None, None, "not_json"),
+        (b'{"u": "ann", "t": 5', None, None, "no_record"),
+        (b'{"u": "ann"} {"u": "bob"}', None, None, "no_record"),
+        (b"<html>", None, None, "no_record"),
+        (b"[1, 2]", None, None, "no_record"),
+        (b"12", None, None, "no_record"),
+        (b"{'u': 'ann'}", None, None, "no_record"),
+        (b'{"u":' * 100_000, None, None, "no_record"),
         (b"", None, None, "blank"),
         (b"  \t", None, None, "blank"),
     ],
@@ -95,7 +95,7 @@ def described_slowly(line: bytes) -> tuple[str | None, str | None, str | None]:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        return None, None, "not_json"
+        return None, None, "no_record"
     times = [as_text(record.get(name)) for name in ("t", "t2")]
     return as_text(record.get("u")), next((time for time in times if time is not None), None), None
 

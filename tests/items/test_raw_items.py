@@ -63,7 +63,7 @@ def test_gathers_reviewed_items_once_and_sorted_and_counts_the_rest():
         "kept": 2,
         "repeated": 1,
         "not_reviewed": 1,
-        "malformed": {"not_json": 1, "missing_item": 1, "bad_item": 1},
+        "malformed": {"no_record": 1, "missing_item": 1, "bad_item": 1},
     }
 
 
@@ -75,7 +75,7 @@ def test_batches_make_no_difference(monkeypatch):
 
 
 def test_too_many_malformed_lines_are_an_error():
-    with pytest.raises(SourceError, match=r"x.gz: .* 0.5 of 2 lines; most often not_json: 1, first in line 2"):
+    with pytest.raises(SourceError, match=r"x.gz: .* 0.5 of 2 lines; most often no_record: 1, first in line 2"):
         gathered({"id": "a"}, None, max_malformed=0.49)
     with pytest.raises(SourceError, match="empty file"):
         gathered()

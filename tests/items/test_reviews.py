@@ -45,7 +45,7 @@ def test_a_rating_may_be_missing():
 @pytest.mark.parametrize(
     ("texts", "problem"),
     [
-        ({"problem": "not_json", "user": None}, "not_json"),
+        ({"problem": "no_record", "user": None}, "no_record"),
         ({"user": None}, "missing_user"),
         ({"user": ""}, "missing_user"),
         ({"user": "a\0"}, "bad_user"),

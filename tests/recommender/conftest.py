@@ -84,6 +84,6 @@ def world() -> Callable[..., World]:
 @pytest.fixture
 def model():
     def make(world: World, *, sizes: Sizes = TINY, seed: int = 0):
-        return new_model(world.vocabulary, sizes, seed=seed)
+        return new_model(world.vocabulary, world.tokens, sizes, seed=seed)
 
     return make

@@ -1,9 +1,11 @@
 import polars as pl
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from tessera.recommender.batches import batches_by_length, cut_into_batches, rows_of
+from tessera.recommender.batches import Rows, batches_by_length, cut_into_batches, rows_of
 
 LISTS = st.lists(st.lists(st.integers(2, 99), max_size=6), min_size=1, max_size=20)
 
@@ -54,3 +56,12 @@ def test_order_follows_from_the_generator():
         return [batch.tolist() for batch in cut_into_batches(torch.arange(50), batch_size=7, generator=generator)]
 
     assert cut(0) == cut(0) != cut(1)
+
+
+def test_rows_on_a_gpu_are_padded_by_places_on_the_cpu(monkeypatch):
+    """With tensors that have a device and no content, for want of a GPU: content is what is asked for in the end."""
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda _: 3)
+    with FakeTensorMode():
+        rows = Rows(torch.zeros(9, dtype=torch.int32, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda"))
+        with pytest.raises(DynamicOutputShapeException):
+            rows.padded(torch.zeros(2, dtype=torch.int64))

@@ -145,6 +145,23 @@ def test_seen_items_are_left_out_and_nothing_else(world, model, distinct):
         assert [item for item in found.items[user].tolist() if item >= 0] == left
 
 
+def test_seen_items_take_no_beam_from_others(world, model):
+    """Most codes lead to one item only: a beam that went there for a seen item would end in nothing."""
+    here = world(users=20, items=27)
+    rng = np.random.default_rng(0)
+    tokens = here.tokens["text"][rng.permutation(27)[:16]]
+    network, trie, source = model(here).eval(), build_trie(tokens), sources(here)
+    everything = beam_search(network, trie, source, beams=16, renormalise=False)
+    seen = everything.items[:, :6]
+    found = beam_search(network, trie, source, beams=5, renormalise=False, seen=seen)
+    assert (found.items >= 0).all()
+    for user in range(USERS):
+        assert not set(found.items[user].tolist()) & set(seen[user].tolist())
+    with_all = beam_search(network, trie, source, beams=16, renormalise=False, seen=seen)
+    assert with_all.items[:, :10].tolist() == everything.items[:, 6:].tolist()
+    assert (with_all.items[:, 10:] == -1).all()
+
+
 def test_renormalising_makes_the_scores_of_all_items_a_distribution(world, model):
     here = world()
     trie = build_trie(here.tokens["text"])

@@ -15,7 +15,10 @@ def test_a_checkpoint_is_a_plain_transformers_t5(world, model, tmp_path):
     here = world()
     made = model(here).eval()
     made.save_pretrained(tmp_path)
-    plain, ours = T5ForConditionalGeneration.from_pretrained(tmp_path), load_model(tmp_path, here.vocabulary)
+    plain, ours = (
+        T5ForConditionalGeneration.from_pretrained(tmp_path),
+        load_model(tmp_path, here.vocabulary, here.tokens),
+    )
     source = here.samples().source.padded(torch.arange(4))
     labels = here.samples().target.padded(torch.arange(4))
     expected = made(input_ids=source, labels=labels).logits
@@ -58,12 +61,21 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(world, model, tmp_path):
     other = Vocabulary(here.vocabulary.tasks, {"text": (3, 3, 4), "image": (3, 3, 2)})
     assert other.size == here.vocabulary.size
     with pytest.raises(CheckpointError, match=f"expected a model of the vocabulary {other.fingerprint[:12]}"):
-        load_model(tmp_path, other)
+        load_model(tmp_path, other, here.tokens)
 
 
-def test_a_folder_without_a_checkpoint_is_refused(world, tmp_path):
+def test_a_checkpoint_of_other_ids_is_refused(world, model, tmp_path):
+    here = world()
+    model(here).save_pretrained(tmp_path)
+    swapped = here.tokens | {"text": here.tokens["text"][::-1]}
+    with pytest.raises(CheckpointError, match="expected a model of the semantic IDs"):
+        load_model(tmp_path, here.vocabulary, swapped)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(world, model, tmp_path):
+    here = world()
     with pytest.raises(CheckpointError, match=r"expected a T5 checkpoint, found no config\.json"):
-        load_model(tmp_path, world().vocabulary)
-    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+        load_model(tmp_path, here.vocabulary, here.tokens)
+    model(here).config.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
-        load_model(tmp_path, world().vocabulary)
+        load_model(tmp_path, here.vocabulary, here.tokens)

@@ -68,3 +68,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(inputs, outputs
     with pytest.raises(error, match=message):
         main(**inputs, **outputs, params_file=params_file(changes))
     assert not outputs["vocabulary"].parent.exists()
+
+
+def test_a_split_without_samples_leaves_no_file(inputs, outputs, params_file):
+    table = read_table(inputs["interactions"], INTERACTIONS).filter(pl.col("split") != "valid")
+    write_table(inputs["interactions"], table, INTERACTIONS)
+    with pytest.raises(DataError, match="valid samples: expected at least one target"):
+        main(**inputs, **outputs, params_file=params_file())
+    assert not list(outputs["train"].parent.glob("*"))

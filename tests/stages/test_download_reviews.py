@@ -99,7 +99,7 @@ def test_a_category_from_the_web_is_fetched_once(read: Read, server: Server, tmp
         "kept": 1,
         "repeated": 0,
         "not_reviewed": 0,
-        "malformed": {"not_json": 0, "missing_item": 0, "bad_item": 0},
+        "malformed": {"no_record": 0, "missing_item": 0, "bad_item": 0},
         "reviewed": 2,
         "with_pictures": 1,
     }
@@ -143,8 +143,8 @@ def test_a_share_of_malformed_lines_is_allowed_and_no_more(read: Read, tmp_path:
     )
     dataset = AMAZON | {"reviews": str(path)}
     malformed = read(dataset | {"max_malformed": 0.5})[2]["reviews"]["malformed"]
-    assert {reason: count for reason, count in malformed.items() if count} == {"not_json": 1, "missing_user": 1}
-    with pytest.raises(SourceError, match=r"0\.5 of 4 lines; most often not_json: 1, first in line 2"):
+    assert {reason: count for reason, count in malformed.items() if count} == {"no_record": 1, "missing_user": 1}
+    with pytest.raises(SourceError, match=r"0\.5 of 4 lines; most often no_record: 1, first in line 2"):
         read(dataset | {"max_malformed": 0.49}, out="none")
     assert not (tmp_path / "none").exists()
 

@@ -1,6 +1,7 @@
 import io
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_only_what_a_first_k_core_keeps_is_fetched(fetch: Fetch, server: Server,
         "bytes": len(images["picture"][0]),
         "status": dict.fromkeys(STATUSES, 0) | {"ok": 1, "not_found": 1, "missing": 1},
     }
-    assert list((tmp_path / "downloads").iterdir()) == []
+    assert [path.suffix for path in (tmp_path / "downloads").iterdir()] == [".lock"]
 
 
 def test_the_filter_decides_which_items_are_fetched(fetch: Fetch):
@@ -153,6 +154,44 @@ def test_failures_that_may_pass_are_warned_of(fetch: Fetch, server: Server, capl
         fetch({"a": [server.url("a", Reply(status=500))], "b": [server.url("b", Reply(status=404))]}, {})
     (warning,) = caplog.messages
     assert warning.startswith("1 pictures failed")
+
+
+def test_what_failed_for_what_may_pass_is_all_that_is_tried_again(fetch: Fetch, server: Server, tmp_path: Path):
+    pictures = {"a": [server.url("a", Reply(picture()))], "b": [server.url("b", Reply(status=500), Reply(picture()))]}
+    assert fetch(pictures, {})[0]["status"].to_list() == ["ok", "http_error", "missing"]
+    assert fetch(pictures, {})[0]["status"].to_list() == ["ok", "ok", "missing"]
+    assert (server.times_asked("a"), server.times_asked("b")) == (1, 2)
+    assert [path.suffix for path in (tmp_path / "downloads").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fetched"),
+    [
+        ({"modalities": ["text"], "filter.required": []}, 0),
+        ({"modalities": ["text"], "filter.required": ["image"]}, 3),
+        ({"modalities": ["text", "image"], "filter.required": []}, 3),
+    ],
+)
+def test_pictures_that_nothing_asks_for_are_not_fetched(fetch: Fetch, server: Server, changes: Any, fetched: int):
+    pictures = {key: [server.url(key, Reply(picture()))] for key in "abc"}
+    images, counts = fetch(pictures, changes)
+    assert images.height == counts["items"] == sum(server.times_asked(key) for key in "abc") == fetched
+
+
+def test_experiments_at_the_same_time_share_the_work(fetch: Fetch, server: Server, tmp_path: Path, params_file):
+    pictures = {key: [server.url(key, Reply(picture(), pause=0.05))] for key in "abc"}
+    fetch(pictures, {})
+    inputs = [tmp_path / "reviews.parquet", tmp_path / "items.parquet"]
+    params = params_file({"dataset": AMAZON} | QUICK)
+    with ThreadPoolExecutor() as pool:
+        runs = [
+            pool.submit(main, *inputs, tmp_path / f"{run}.parquet", tmp_path / f"{run}.json", tmp_path / "both", params)
+            for run in range(3)
+        ]
+        for run in runs:
+            run.result()
+    tables = {(tmp_path / f"{run}.parquet").read_bytes() for run in range(3)}
+    assert tables == {(tmp_path / "images.parquet").read_bytes()}
 
 
 def test_without_a_network_there_is_no_table(fetch: Fetch, tmp_path: Path):

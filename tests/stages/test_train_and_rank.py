@@ -115,3 +115,18 @@ def test_a_checkpoint_of_another_vocabulary_is_refused_and_nothing_is_written(co
     with pytest.raises(CheckpointError, match="expected a model of the vocabulary"):
         rank(corpus, tmp_path, params_file, checkpoint)
     assert not (tmp_path / "rankings.parquet").exists()
+
+
+def test_a_training_that_fails_leaves_no_curves(corpus, tmp_path, params_file):
+    with pytest.raises(CheckpointError, match="expected a finite loss"):
+        train(corpus, tmp_path, params_file, {"t5.lr": 1e30})
+    assert not [file for file in (tmp_path / "t5").rglob("*") if file.is_file()]
+
+
+def test_a_checkpoint_of_other_ids_is_refused_and_nothing_is_written(corpus, tmp_path, params_file):
+    checkpoint = train(corpus, tmp_path, params_file)["checkpoint"]
+    ids = read_table(corpus["ids"], IDS)
+    write_table(corpus["ids"], ids.with_columns(item=ITEMS - 1 - pl.col("item")), IDS)
+    with pytest.raises(CheckpointError, match="expected a model of the semantic IDs"):
+        rank(corpus, tmp_path, params_file, checkpoint)
+    assert not (tmp_path / "rankings.parquet").exists()

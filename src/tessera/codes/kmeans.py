@@ -50,13 +50,13 @@ def _spread(points: Tensor, *, size: int, generator: torch.Generator) -> Tensor:
     their squared distance from the rows before.
     """
     trials = 2 + int(math.log(size))
-    draws = torch.rand(size, trials, generator=generator, dtype=torch.float64).to(points.device)
+    draws = torch.rand(size, trials, generator=generator, dtype=torch.float64)
     squares = points.square().sum(1, keepdim=True)  # (S, 1)
-    chosen = [(draws[0, 0] * len(points)).long()]
+    chosen = [(draws[0, 0] * len(points)).long().to(points.device)]
     distances = _to_candidates(points, squares, chosen[0][None]).squeeze(1)
     for draw in draws[1:]:
-        reach = distances.double().cumsum(0)
-        picks = torch.searchsorted(reach, draw * reach[-1], right=True).clamp(max=len(points) - 1)
+        reach = distances.double().cpu().cumsum(0)  # on a GPU the last bits of a running sum differ from run to run
+        picks = torch.searchsorted(reach, draw * reach[-1], right=True).clamp(max=len(points) - 1).to(points.device)
         nearer = torch.minimum(distances[:, None], _to_candidates(points, squares, picks))  # (S, trials)
         best = nearer.sum(0).argmin()
         distances = nearer[:, best]

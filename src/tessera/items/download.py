@@ -1,11 +1,9 @@
 """Bring sources into the cache of downloads: resumed where one broke off, whole or not at all, checked, only once."""
 
-import fcntl
 import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -13,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from tessera.errors import SourceError
+from tessera.items.locks import one_at_a_time
 from tessera.items.progress import Progress, silently
 from tessera.items.web import (
     PassingError,
@@ -81,7 +80,7 @@ def download(
         target = folder / cache_name(url)
     except ValueError as error:
         raise SourceError(f"{url}: expected a URL, found {error}") from error
-    with _lock(target):
+    with one_at_a_time(target):
         if target.is_file() and (checksum is None or _has_checksum(target, checksum)):
             return target
         partial = _Partial(target)
@@ -235,12 +234,3 @@ def _origin(response: httpx.Response) -> _Origin:
 def _goes_on(response: httpx.Response, *, at: int) -> bool:
     part = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     return part is not None and int(part[1]) == at
-
-
-@contextmanager
-def _lock(target: Path) -> Iterator[None]:
-    """Let one process at a time fetch target; the others wait, and find it there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{target.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -34,8 +34,10 @@ FILE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 #: So many time-outs long a server may take over one picture, if it sends a byte now and then.
 TIMEOUTS_A_PICTURE = 10
 
-#: A host that has never answered is asked for so many pictures, and then for no more.
+#: A host that has never answered is asked for so many pictures, and then for no more; so is one that has refused so
+#: many in a row with an error of its own, each after all the retries.
 UNANSWERED = 10
+REFUSED = 30
 
 #: Letters of an address that a row quotes.
 QUOTED = 200
@@ -127,7 +129,10 @@ class Fetcher:
             return self._of_web(source)
         if self.root is None or "://" in source:
             raise UnusableError("unsupported", "expected a URL of http or https")
-        return self._of_file(self.root / source)
+        root, path = (Path(os.path.normpath(each)) for each in (self.root, self.root / source))
+        if not path.is_relative_to(root):
+            raise UnusableError("unsupported", f"expected a path in {self.root}")
+        return self._of_file(path)
 
     def _of_file(self, path: Path) -> bytes:
         try:
@@ -144,11 +149,16 @@ class Fetcher:
         host = _host(url)
         if self.hosts.is_silent(host):
             raise UnusableError("unreachable", f"{host} has never answered")
+        if self.hosts.is_refusing(host):
+            raise UnusableError("http_error", f"{host} has refused {REFUSED} pictures in a row")
         try:
-            return tries(self.patience)(self._one_try, url)
+            content = tries(self.patience)(self._one_try, url)
         except (PassingError, RefusedError) as error:
             self.hosts.note(host, has_answered=error.reason not in ("timeout", "unreachable"))
+            self.hosts.note_refusal(host, is_one=error.reason == "http_error")
             raise UnusableError(error.reason, str(error)) from error
+        self.hosts.note_refusal(host, is_one=False)
+        return content
 
     def _one_try(self, url: str) -> bytes:
         begun = time.monotonic()
@@ -172,11 +182,12 @@ def _host(url: str) -> str:
 
 
 class _Hosts:
-    """Which hosts have ever answered, and how many addresses each other one left without an answer."""
+    """Which hosts have ever answered, how many addresses each other one left unanswered, and refusals in a row."""
 
     def __init__(self) -> None:
         self.answered: set[str] = set()
         self.unanswered: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def note(self, host: str, *, has_answered: bool) -> None:
@@ -185,6 +196,13 @@ class _Hosts:
                 self.answered.add(host)
             else:
                 self.unanswered[host] += 1
+
+    def note_refusal(self, host: str, *, is_one: bool) -> None:
+        with self._lock:
+            self.refusals[host] = self.refusals[host] + 1 if is_one else 0
+
+    def is_refusing(self, host: str) -> bool:
+        return self.refusals[host] >= REFUSED
 
     def is_silent(self, host: str) -> bool:
         return host not in self.answered and self.unanswered[host] >= UNANSWERED

@@ -10,15 +10,19 @@
 Users and items are named by text; the number 12 is the name "12", in whichever file it stands.
 """
 
+import csv
+import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
 from tessera.errors import SourceError
-from tessera.items.lines import Fields, Tally, lines_of, parse_json, read_chunks, read_fields
+from tessera.items.lines import NO_RECORD, Fields, Tally, lines_of, parse_json, read_chunks, read_fields
 from tessera.items.raw_items import Content, RawItem, RawItems, Record, content_of, gather, text_of, texts_of
 from tessera.items.reviews import reviews_of, times_in_milliseconds
 
@@ -106,12 +110,19 @@ def _check_columns(path: Path, *, expected: Iterable[str], found: Collection[str
 
 
 def _interaction_cells(path: Path) -> pl.DataFrame:
-    return _fields_of(path, _read_csv(path)).with_row_index("row", offset=1)
+    table, rows, broken = _read_csv(path)
+    fields = _fields_of(path, table).with_columns(row=rows)
+    breaks = sum(pl.col(name).str.count_matches("\n").fill_null(0) for name in ("user", "item", "time"))
+    lines = fields.with_columns(lines=breaks + 1)
+    sound, swallowed = lines.filter(lines=1), lines.filter(pl.col("lines") > 1)
+    broken += swallowed.select(pl.col("row").repeat_by("lines").explode())["row"].to_list()
+    lost = pl.DataFrame({"row": pl.Series(broken, dtype=pl.Int64), "problem": [NO_RECORD] * len(broken)})
+    return pl.concat([sound.drop("lines"), lost], how="diagonal_relaxed").sort("row", maintain_order=True)
 
 
 def _interaction_rows(path: Path) -> pl.DataFrame:
     table = _read_parquet(path)
-    return _fields_of(path, table.select(_text_column(column) for column in table)).with_row_index("row")
+    return _fields_of(path, table.select(_text_column(path, column) for column in table)).with_row_index("row")
 
 
 def _interaction_lines(path: Path) -> pl.DataFrame:
@@ -132,24 +143,60 @@ def _fields_of(path: Path, table: pl.DataFrame) -> pl.DataFrame:
     return table.select(user="user", item="item", time="timestamp", rating=rating, problem=pl.lit(None, pl.String))
 
 
-def _text_column(column: pl.Series) -> pl.Series:
-    """Return column as text: a whole number without a point, a date as in ISO 8601."""
-    if column.dtype.is_float():
-        whole = column.cast(pl.Int64, strict=False)
-        return pl.select(
-            pl.when(column == whole).then(whole.cast(pl.String)).otherwise(column.cast(pl.String)).alias(column.name)
-        ).to_series()
-    if column.dtype.is_temporal():
-        in_utc = column.dt.convert_time_zone("UTC") if getattr(column.dtype, "time_zone", None) else column
-        return in_utc.cast(pl.Datetime("ms")).dt.strftime(DATE_FORMAT)
-    return column.cast(pl.String, strict=False)
-
-
-def _read_csv(path: Path) -> pl.DataFrame:
+def _text_column(path: Path, column: pl.Series) -> pl.Series:
+    """Return column as text: a whole number without a point, a date as in ISO 8601, NaN as nothing."""
     try:
-        return pl.read_csv(path, infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True)
+        if column.dtype.is_float():
+            whole = column.cast(pl.Int64, strict=False)
+            is_whole = (column == whole).fill_null(False)
+            text = pl.when(is_whole).then(whole.cast(pl.String)).otherwise(column.fill_nan(None).cast(pl.String))
+            return pl.select(text.alias(column.name)).to_series()
+        if column.dtype.is_temporal():
+            in_utc = column.dt.convert_time_zone("UTC") if getattr(column.dtype, "time_zone", None) else column
+            return in_utc.cast(pl.Datetime("ms")).dt.strftime(DATE_FORMAT)
+        if column.dtype.is_nested():
+            raise pl.exceptions.InvalidOperationError("a cell holds several values")
+        return column.cast(pl.String, strict=False)
     except pl.exceptions.PolarsError as error:
+        raise SourceError(
+            f"{path}: {column.name}: expected text, numbers or dates, found {column.dtype}: {error}"
+        ) from error
+
+
+class Cells(NamedTuple):
+    """What a CSV file holds."""
+
+    table: pl.DataFrame  # its columns as text
+    rows: pl.Series  # the place of each row in the file, from 1: the header has 0
+    broken: list[int]  # the rows that have more or fewer cells than the header, each once for each of its lines
+
+
+def _read_csv(path: Path) -> Cells:
+    """Return the cells of path; bytes that are not UTF-8 are forgiven."""
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    header = next(csv.reader(io.StringIO(text)), [])
+    broken: list[int] = []
+
+    def skip(row: arrow_csv.InvalidRow) -> str:
+        broken.extend([row.number - 1] * (1 + row.text.count("\n")))
+        return "skip"
+
+    content = text.encode()
+    try:
+        cells = arrow_csv.read_csv(
+            io.BytesIO(content),
+            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=len(content) + 1),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
+            ),
+        )
+        table = pl.DataFrame(pl.from_arrow(cells))
+    except (pa.ArrowInvalid, pl.exceptions.PolarsError) as error:
         raise SourceError(f"{path}: expected CSV with a header: {error}") from error
+    taken = set(broken)
+    places = (place for place in range(1, table.height + len(taken) + 1) if place not in taken)
+    return Cells(table, pl.Series(places, dtype=pl.Int64), broken)
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
@@ -160,16 +207,24 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Record | None]]:
-    return _rows(path, _read_csv(path), first=1)
+    table, rows, broken = _read_csv(path)
+    yield from ((row, None) for row in broken)
+    for row, record in zip(rows, _records(path, table), strict=True):
+        swallowed = sum(cell.count("\n") for cell in record.values() if cell) if "\n" in (record["item"] or "") else 0
+        yield row, None if swallowed else record
+        yield from ((row, None) for _ in range(swallowed))
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Record | None]]:
-    return _rows(path, _read_parquet(path), first=0)
+    table = _read_parquet(path)
+    lists = [column.dtype.is_nested() for column in table]
+    texts = (column if is_list else _text_column(path, column) for column, is_list in zip(table, lists, strict=True))
+    return enumerate(_records(path, table.select(texts)))
 
 
-def _rows(path: Path, table: pl.DataFrame, *, first: int) -> Iterator[tuple[int, Record | None]]:
+def _records(path: Path, table: pl.DataFrame) -> Iterator[Record]:
     _check_columns(path, expected=REQUIRED_OF_ITEMS, found=table.columns)
-    return enumerate(table.iter_rows(named=True), start=first)
+    return table.iter_rows(named=True)
 
 
 def _item_lines(path: Path) -> Iterator[tuple[int, Record | None]]:

@@ -29,6 +29,9 @@ PACKED = 2**20
 LONGEST_LINE = 64 * 2**20
 SMALL_PIECE = 64 * 2**10
 
+#: What some programs begin a text file with.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_BITS = 31  # what tells zlib to expect the header of gzip, and to check its sums
 
@@ -36,7 +39,7 @@ GZIP_BITS = 31  # what tells zlib to expect the header of gzip, and to check its
 UNREADABLE = r"[\x00-\x1F\x7F\uFFFD]"
 
 BLANK = "blank"
-NOT_JSON = "not_json"
+NO_RECORD = "no_record"
 
 
 @dataclass
@@ -106,8 +109,10 @@ def read_chunks(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
             file.seek(0)
-            begun = b""
+            begun, is_first = b"", True
             for piece in _unpacked(file) if is_gzip else iter(lambda: file.read(CHUNK), b""):
+                if is_first and piece:
+                    piece, is_first = piece.removeprefix(BYTE_ORDER_MARK), False  # noqa: PLW2901
                 end = piece.rfind(b"\n") + 1
                 if end:
                     yield begun + piece[:end]
@@ -183,7 +188,7 @@ def _frame_line_by_line(chunk: bytes, fields: Fields) -> pl.DataFrame:
         for name, spellings in fields.items():
             values = (as_text((record or {}).get(spelling)) for spelling in spellings)
             columns[name].append(next((value for value in values if value is not None), None))
-        columns["problem"].append(BLANK if not line.strip() else NOT_JSON if record is None else None)
+        columns["problem"].append(BLANK if not line.strip() else NO_RECORD if record is None else None)
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from tessera.items.lines import NOT_JSON, UNREADABLE, Tally, as_text, sound_text
+from tessera.items.lines import NO_RECORD, UNREADABLE, Tally, as_text, sound_text
 from tessera.items.reviews import PROBLEMS as REVIEW_PROBLEMS
 
 Record = Mapping[str, Any]
@@ -35,7 +35,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 
 #: Why a line is no item.
-PROBLEMS = ("not_json", "missing_item", "bad_item")
+PROBLEMS = ("no_record", "missing_item", "bad_item")
 
 
 class Content(NamedTuple):
@@ -121,7 +121,7 @@ def _reviewed_items(
 ) -> Iterator[RawItem]:
     for row, record in records:
         key = "" if record is None else as_text(record.get(key_field)) or ""
-        problem = NOT_JSON if record is None else _problem_of_key(key)
+        problem = NO_RECORD if record is None else _problem_of_key(key)
         tally.add_line(row, problem)
         if record is not None and problem is None and key in reviewed:
             yield describe(key, record)

@@ -21,11 +21,11 @@ LATEST = 7_258_118_400_000
 
 #: Days, then local times, in the forms of ISO 8601, with a space for the T.
 DAY_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
-OFFSET_FORMAT = "%Y-%m-%d %H:%M:%S%.f%:z"
+OFFSET_FORMATS = ("%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M:%S%.f%:z")
 
 #: Why a review is none.
 PROBLEMS = (
-    "not_json",
+    "no_record",
     "missing_user",
     "bad_user",
     "missing_item",
@@ -80,9 +80,8 @@ def times_in_milliseconds(times: pl.Series) -> pl.Series:
 
 def _dates(times: pl.Series) -> list[pl.Series]:
     text = times.str.strip_chars().str.replace("T", " ").str.replace("Z$", "+00:00")
-    days = [text.str.to_datetime(form, strict=False, time_unit="ms") for form in DAY_FORMATS]
-    offset = text.str.to_datetime(OFFSET_FORMAT, strict=False, time_unit="ms")
-    return [each.dt.timestamp("ms") for each in (*days, offset)]
+    dates = [text.str.to_datetime(form, strict=False, time_unit="ms") for form in (*DAY_FORMATS, *OFFSET_FORMATS)]
+    return [each.dt.timestamp("ms") for each in dates]
 
 
 def _milliseconds(time: Time, unit: Unit) -> Time:

@@ -26,6 +26,7 @@ class Rows(NamedTuple):
 
     def take(self, rows: Tensor) -> "Rows":
         """Return the rows (B,), in that order, as rows of their own."""
+        rows = rows.to(self.offsets.device)
         lengths = self.lengths[rows]
         offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
         places = torch.arange(int(offsets[-1]), device=rows.device)
@@ -33,6 +34,7 @@ class Rows(NamedTuple):
 
     def padded(self, rows: Tensor, *, filler: int = PAD) -> Tensor:
         """Return the rows (B,) as one table (B, T), filler after the end of the shorter ones; T is at least 1."""
+        rows = rows.to(self.offsets.device)
         starts, lengths = self.offsets[rows], self.lengths[rows]
         steps = torch.arange(max(1, int(lengths.max())), device=rows.device)
         is_inside = steps < lengths[:, None]

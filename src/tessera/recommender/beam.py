@@ -39,19 +39,20 @@ def beam_search(
 
     A score is the mean log-probability of the ID's L codes; the end token, certain after the last code, is not
     counted. Probabilities are over the whole vocabulary, or, with renormalise, over the children in the trie.
-    Items that share an ID share its score, in ascending order. seen (U, S), padded with -1, are items to leave out;
-    they take no beam at the last level where IDs are distinct.
+    Items that share an ID share its score, in ascending order. seen (U, S), padded with -1, are items to leave out:
+    no beam goes where all items have been seen.
     """
     mask = source != PAD
     states = model.encoder(input_ids=source, attention_mask=mask).last_hidden_state
     decoder = _Decoder(model, states, mask)
     scores, nodes, tokens = _roots(source)
-    for depth, level in enumerate(trie.levels, start=1):
+    unseen = None if seen is None else _Unseen(trie, seen)
+    for depth, level in enumerate(trie.levels):
         children = _children(level, nodes)
         gains = _log_probabilities(model, decoder.step(tokens), level, children, renormalise=renormalise)
         candidates = scores[..., None] + gains  # (U, k) -> (U, k, W)
-        if seen is not None and depth == len(trie.levels) and trie.distinct:
-            candidates = candidates.masked_fill(_is_among(trie.items[children.nodes], seen), IMPOSSIBLE)
+        if unseen is not None:
+            candidates = candidates.masked_fill(~unseen.has_any(depth, children.nodes), IMPOSSIBLE)
         scores, best = candidates.flatten(1).topk(min(beams, candidates[0].numel()), dim=1)  # (U, k')
         nodes, tokens = (table.flatten(1).gather(1, best) for table in (children.nodes, children.tokens))
         decoder.keep(best // level.width)
@@ -120,6 +121,25 @@ def _is_among(items: Tensor, seen: Tensor) -> Tensor:
     wanted = items.flatten(1).long().contiguous()
     places = torch.searchsorted(ordered, wanted).clamp(max=ordered.shape[1] - 1)
     return (ordered.gather(1, places) == wanted).view(items.shape)
+
+
+class _Unseen:
+    """Where in a trie each of U users finds items that it has not seen (U, S), padded with -1."""
+
+    def __init__(self, trie: Trie, seen: Tensor) -> None:
+        self.spans = trie.spans()
+        place_of = torch.empty(len(trie.items) + 1, dtype=torch.long, device=seen.device)
+        place_of[trie.items.long()] = torch.arange(len(trie.items), device=seen.device)
+        place_of[-1] = len(trie.items)  # where -1 leads: beyond all items
+        places = place_of[seen].sort(dim=1).values
+        repeated = nn.functional.pad(places[:, 1:] == places[:, :-1], (1, 0))
+        self.places = places.masked_fill(repeated, len(trie.items)).sort(dim=1).values.contiguous()
+
+    def has_any(self, depth: int, children: Tensor) -> Tensor:
+        """Return whether each of children (U, k, W), states after level depth, has an item unseen by its user."""
+        first, last = (self.spans[depth][nodes].long().flatten(1) for nodes in (children, children + 1))
+        seen = torch.searchsorted(self.places, last) - torch.searchsorted(self.places, first)
+        return (seen < last - first).view(children.shape)
 
 
 class _Decoder:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from tessera.errors import CheckpointError
+from tessera.errors import CheckpointError, ParamsError
 from tessera.recommender.batches import Samples, cut_into_batches
 from tessera.recommender.losses import TrainingLosses
 from tessera.recommender.ranking import Share
@@ -89,7 +89,8 @@ def fit(
     before a resumed epoch too. progress wraps the steps of an epoch under a title. The last checkpoint of a store is
     gone on from.
 
-    Raises CheckpointError where the loss is no longer a number.
+    Raises CheckpointError where the loss is no longer a number, and ParamsError where a batch has fewer samples than
+    there are processes.
     """
     training = _Training(model, train, validation, ids, settings=settings, accelerator=accelerator)
     state = _resumed(store, training) or State([], {}, -math.inf, best_epoch=0, looks_without_gain=0)
@@ -127,6 +128,11 @@ class _Training:
         settings: Settings,
         accelerator: Accelerator,
     ) -> None:
+        if settings.batch_size < accelerator.num_processes:
+            raise ParamsError(
+                f"t5.batch_size: expected at least one sample for each of {accelerator.num_processes} processes, "
+                f"found {settings.batch_size}"
+            )
         losses = TrainingLosses(
             model,
             {modality: torch.from_numpy(tokens) for modality, tokens in ids.items()},
@@ -153,7 +159,7 @@ class _Training:
         generator = torch.Generator().manual_seed(_derived_seed(self.settings.seed, epoch))
         batches = cut_into_batches(
             self.train.source.lengths,
-            batch_size=self.settings.batch_size * self.processes,
+            batch_size=self.settings.batch_size,
             smallest=self.processes,
             generator=generator,
         )

@@ -38,7 +38,8 @@ def symmetric_info_nce(one: Tensor, other: Tensor, *, temperature: float) -> Ten
 
     The similarity is the cosine over temperature; row i's positive is row i, all other rows are its negatives.
     """
-    similarities = nn.functional.normalize(one, dim=1) @ nn.functional.normalize(other, dim=1).T / temperature
+    with torch.autocast(one.device.type, enabled=False):  # bf16 would round similarities to steps of 0.06 at 10
+        similarities = nn.functional.normalize(one, dim=1) @ nn.functional.normalize(other, dim=1).T / temperature
     own = torch.arange(len(one), device=one.device)
     return (nn.functional.cross_entropy(similarities, own) + nn.functional.cross_entropy(similarities.T, own)) / 2
 

@@ -1,14 +1,17 @@
 """The T5 that reads and writes semantic IDs: a plain `transformers` model that knows its vocabulary."""
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
 from tessera.errors import CheckpointError
-from tessera.recommender.vocabulary import END, PAD, Vocabulary
+from tessera.recommender.vocabulary import END, PAD, Tokens, Vocabulary
 
 
 class Sizes(NamedTuple):
@@ -24,8 +27,13 @@ class Sizes(NamedTuple):
     initializer_factor: float
 
 
-def new_model(vocabulary: Vocabulary, sizes: Sizes, *, seed: int) -> T5ForConditionalGeneration:
-    """Return a T5 with ReLU feed-forward layers over vocabulary, its weights drawn from seed."""
+def new_model(
+    vocabulary: Vocabulary, ids: Mapping[str, Tokens], sizes: Sizes, *, seed: int
+) -> T5ForConditionalGeneration:
+    """Return a T5 with ReLU feed-forward layers over vocabulary for items with these IDs, its weights drawn from seed.
+
+    ids maps a modality to the tokens (N, L) of all items.
+    """
     config = T5Config(
         vocab_size=vocabulary.size,
         d_model=sizes.d_model,
@@ -42,6 +50,7 @@ def new_model(vocabulary: Vocabulary, sizes: Sizes, *, seed: int) -> T5ForCondit
     )
     config.decoder_start_token_id = PAD
     config.tessera_vocabulary = vocabulary.fingerprint
+    config.tessera_ids = ids_fingerprint(ids)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return T5ForConditionalGeneration(config)
@@ -53,17 +62,17 @@ def save_model(model: T5ForConditionalGeneration, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def load_model(checkpoint: Path, vocabulary: Vocabulary) -> T5ForConditionalGeneration:
+def load_model(checkpoint: Path, vocabulary: Vocabulary, ids: Mapping[str, Tokens]) -> T5ForConditionalGeneration:
     """Return the model saved in the folder checkpoint, in evaluation mode.
 
-    Raises CheckpointError where there is none, or one that was trained on another vocabulary.
+    Raises CheckpointError where there is none, or one that was trained on another vocabulary or other IDs.
     """
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"{checkpoint}: expected a T5 checkpoint, found no config.json")
     disable_progress_bar()
     try:
         config = T5Config.from_pretrained(checkpoint, local_files_only=True)
-        _check_vocabulary(config, vocabulary, checkpoint)
+        _check_config(config, vocabulary, ids, checkpoint)
         model: T5ForConditionalGeneration = T5ForConditionalGeneration.from_pretrained(
             checkpoint, config=config, local_files_only=True, use_safetensors=True
         )
@@ -72,10 +81,25 @@ def load_model(checkpoint: Path, vocabulary: Vocabulary) -> T5ForConditionalGene
     return model.eval()
 
 
-def _check_vocabulary(config: T5Config, vocabulary: Vocabulary, checkpoint: Path) -> None:
+def ids_fingerprint(ids: Mapping[str, Tokens]) -> str:
+    """Return a digest of which item has which ID; ids maps a modality to the tokens (N, L) of all items."""
+    digest = hashlib.sha256()
+    for modality in sorted(ids):
+        digest.update(f"{modality} {ids[modality].shape}".encode())
+        digest.update(np.ascontiguousarray(ids[modality], dtype="<u2").tobytes())
+    return digest.hexdigest()
+
+
+def _check_config(config: T5Config, vocabulary: Vocabulary, ids: Mapping[str, Tokens], checkpoint: Path) -> None:
     found = getattr(config, "tessera_vocabulary", None)
     if found != vocabulary.fingerprint or config.vocab_size != vocabulary.size:
         raise CheckpointError(
             f"{checkpoint}: expected a model of the vocabulary {vocabulary.fingerprint[:12]} "
             f"({vocabulary.size} tokens), found one of {str(found)[:12]} ({config.vocab_size} tokens)"
+        )
+    expected, found = ids_fingerprint(ids), getattr(config, "tessera_ids", None)
+    if found != expected:
+        raise CheckpointError(
+            f"{checkpoint}: expected a model of the semantic IDs {expected[:12]}, "
+            f"found one of others, {str(found)[:12]}"
         )

@@ -40,6 +40,13 @@ class Trie(NamedTuple):
         )
         return Trie(tuple(levels), self.leaf_starts.to(device), self.items.to(device))
 
+    def spans(self) -> list[Tensor]:
+        """Return for each level the first place in items of each child (C + 1,): child c leads to spans[c : c + 2]."""
+        spans = [self.leaf_starts]
+        for level in reversed(self.levels[1:]):
+            spans.append(spans[-1][level.starts.long()])
+        return spans[::-1]
+
     @property
     def distinct(self) -> bool:
         """Whether no two items share an ID."""
