@@ -13,8 +13,8 @@ from tessera.items.download import obtain
 from tessera.items.folder import read_folder
 from tessera.items.raw_items import Content
 from tessera.params import PARAMS_FILE, AmazonDataset, DemoDataset, FolderDataset, load_params
-from tessera.places import at_home, is_watched
-from tessera.runtime import log, progress, run
+from tessera.places import at_home, warn_unless_watched
+from tessera.runtime import progress, run
 from tessera.schemas import RAW_ITEMS, REVIEWS
 
 
@@ -32,7 +32,7 @@ def main(
         case AmazonDataset():
             content = _read(dataset, downloads=at_home(downloads))
         case FolderDataset():
-            _warn_unless_watched(dataset.path, watch=dataset.watch)
+            warn_unless_watched(dataset.path, watch=dataset.watch, key="dataset.watch")
             content = read_folder(at_home(Path(dataset.path)), max_malformed=dataset.max_malformed)
 
     write_table(reviews, content.reviews, REVIEWS)
@@ -55,14 +55,9 @@ def _read(dataset: AmazonDataset, *, downloads: Path) -> Content:
 
 def _file(source: str, name: Literal["reviews", "metadata"], *, dataset: AmazonDataset, downloads: Path) -> Path:
     if "://" not in source:
-        _warn_unless_watched(source, watch=dataset.watch)
+        warn_unless_watched(source, watch=dataset.watch, key="dataset.watch")
         source = str(at_home(Path(source)))
     return obtain(source, downloads=downloads, checksum=dataset.checksums.get(name), progress=progress)
-
-
-def _warn_unless_watched(source: str, *, watch: str) -> None:
-    if not is_watched(Path(source), watch=Path(watch)):
-        log.warning("%s: DVC does not see when it changes: set dataset.watch to it, or to its folder", source)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ from tessera.artifacts import read_table, write_json, write_table
 from tessera.items.image_encoders import clip, descriptors
 from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, Image, load_params
-from tessera.places import at_home
+from tessera.places import at_home, found_at_home
 from tessera.runtime import accelerator_on, is_main_process, progress, run
 from tessera.schemas import ITEMS, VECTORS
+
+#: How open_clip spells a folder with a model and its checkpoint.
+LOCAL = "local-dir:"
 
 
 def main(
@@ -51,12 +54,20 @@ def embedded(images: Path, keys: pl.Series, image: Image, *, device: str) -> Vec
     return clip(
         images,
         keys,
-        model=image.model,
-        checkpoint=image.checkpoint,
+        model=_found(image.model, watch=image.watch),
+        checkpoint=_found(image.checkpoint, watch=image.watch),
         batch_size=image.batch_size,
         accelerator=accelerator_on(device, precision="auto"),
         progress=progress,
     )
+
+
+def _found(name: str | None, *, watch: str) -> str | None:
+    """Return name with the path in it, if it is one or spells local-dir:PATH, as that at home."""
+    if name is None:
+        return None
+    path = name.removeprefix(LOCAL)
+    return name.removesuffix(path) + found_at_home(path, watch=watch, key="image.watch")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from tessera.artifacts import read_table, write_json, write_table
 from tessera.items.text_encoders import by_item, item_texts, mean_pooled, tfidf
 from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, Text, load_params
-from tessera.places import at_home
+from tessera.places import at_home, found_at_home
 from tessera.runtime import accelerator_on, is_main_process, progress, run
 from tessera.schemas import ITEMS, VECTORS
 
@@ -42,7 +42,7 @@ def embedded(catalogue: pl.DataFrame, text: Text, *, device: str) -> tuple[Vecto
         return by_item(tfidf(texts.texts, dimensions=text.dimensions), texts.rows, items=catalogue.height), {}
     read = mean_pooled(
         texts.texts,
-        model=text.model,
+        model=found_at_home(text.model, watch=text.watch, key="text.watch") if text.model else None,
         max_tokens=text.max_tokens,
         batch_size=text.batch_size,
         trust_remote_code=text.trust_remote_code,

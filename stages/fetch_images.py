@@ -17,7 +17,7 @@ from tessera.items.picture_parts import PASSING, fetch_parts, fingerprint, merge
 from tessera.items.pictures import Limits
 from tessera.items.web import Patience
 from tessera.params import PARAMS_FILE, load_params
-from tessera.places import at_home, is_watched
+from tessera.places import at_home, warn_unless_watched
 from tessera.runtime import log, progress, run
 from tessera.schemas import RAW_ITEMS, REVIEWS
 
@@ -67,8 +67,7 @@ def _local_pictures(folder: str | None, *, form: str, watch: str) -> tuple[dict[
     """Return the picture files by key, and where the paths that items name start."""
     if folder is None:
         return {}, None
-    if not is_watched(Path(folder), watch=Path(watch)):
-        log.warning("%s: DVC does not see when it changes: set dataset.watch to it, or to its folder", folder)
+    warn_unless_watched(folder, watch=watch, key="dataset.watch")
     home = at_home(Path(folder))
     return ({}, home) if form == "folder" else (picture_files(home), None)
 

@@ -5,6 +5,7 @@ dvc.yaml says reads it runs again on the same inputs: something that it writes m
 tell, since tests/test_pipeline.py holds them to the parameters that dvc.yaml lists.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tessera.params import DemoDataset, Params
+from tessera.params import AmazonDataset, DemoDataset, FolderDataset, Params
 from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage
 
 
@@ -111,44 +112,48 @@ KNOBS = {
     "scale": Knob("other"),
 }
 
-#: Parameters that need a server, a model or a file of the test's own, each with the test file that shows their effect.
+#: Parameters that need a server, a model or a file of the test's own, and those that must not change a result: each
+#: with the test that shows it.
 ELSEWHERE = {
-    "dataset": "tests/stages/test_download_reviews.py",
-    "dataset.watch": "tests/stages/test_download_reviews.py",
-    "dataset.max_malformed": "tests/stages/test_download_reviews.py",
-    "dataset.pictures": "tests/stages/test_fetch_images.py",
-    "dataset.expected": "tests/stages/test_filter_reviews.py",
-    "images.timeout": "tests/stages/test_fetch_images.py",
-    "images.retries": "tests/stages/test_fetch_images.py",
-    "text.encoder": "tests/stages/test_embed_text.py",
-    "text.model": "tests/stages/test_embed_text.py",
-    "text.path": "tests/stages/test_embed_text.py",
-    "text.max_tokens": "tests/stages/test_embed_text.py",
-    "text.trust_remote_code": "tests/stages/test_embed_text.py",
-    "image.encoder": "tests/stages/test_embed_images.py",
-    "image.model": "tests/stages/test_embed_images.py",
-    "image.checkpoint": "tests/stages/test_embed_images.py",
-    "image.path": "tests/stages/test_embed_images.py",
-    "ids.source": "tests/stages/test_resolve_collisions.py",
-    "ids.path": "tests/stages/test_resolve_collisions.py",
-}
-
-#: Parameters that say where or how fast to work, and must not change a result.
-WITHOUT_EFFECT = {
-    "device",
-    "launcher",
-    "images.workers",
-    "text.batch_size",
-    "image.batch_size",
-    "decode.batch_size",
-    "dataset.name",
-    "dataset.format",
+    "dataset": "stages/test_download_reviews.py::test_the_format_decides_how_local_files_are_read",
+    "dataset.name": "stages/test_filter_reviews.py::test_known_counts_that_differ_are_told_with_both_numbers",
+    "dataset.format": "stages/test_download_reviews.py::test_the_format_decides_how_local_files_are_read",
+    "dataset.reviews": "stages/test_download_reviews.py::test_a_category_from_the_web_is_fetched_once",
+    "dataset.metadata": "stages/test_download_reviews.py::test_a_category_from_the_web_is_fetched_once",
+    "dataset.checksums": "stages/test_download_reviews.py::test_the_checksum_of_each_source_is_checked",
+    "dataset.path": "stages/test_download_reviews.py::test_a_folder_reads_the_same_wherever_it_is",
+    "dataset.watch": "stages/test_download_reviews.py::test_a_source_that_nobody_watches_is_warned_of",
+    "dataset.max_malformed": "stages/test_download_reviews.py::test_a_share_of_malformed_lines_is_allowed_and_no_more",
+    "dataset.pictures": "stages/test_fetch_images.py::test_files_by_key_go_before_the_web",
+    "dataset.expected": "stages/test_filter_reviews.py::test_known_counts_that_differ_are_told_with_both_numbers",
+    "images.timeout": "stages/test_fetch_images.py::test_each_limit_decides",
+    "images.retries": "stages/test_fetch_images.py::test_size_quality_retries_and_workers",
+    "images.workers": "stages/test_fetch_images.py::test_size_quality_retries_and_workers",
+    "text.encoder": "stages/test_embed_text.py::test_what_changes_the_vectors_of_a_model",
+    "text.model": "stages/test_embed_text.py::test_what_changes_the_vectors_of_a_model",
+    "text.max_tokens": "stages/test_embed_text.py::test_what_changes_the_vectors_of_a_model",
+    "text.path": "stages/test_embed_text.py::test_precomputed_vectors_come_from_the_path",
+    "text.watch": "stages/test_embed_text.py::test_a_model_that_nobody_watches_is_warned_of",
+    "text.batch_size": "stages/test_embed_text.py::test_what_does_not_change_the_vectors_of_a_model",
+    "text.trust_remote_code": "items/test_text_encoders.py::test_code_that_comes_with_a_model_runs_only_if_trusted",
+    "image.encoder": "stages/test_embed_images.py::test_what_changes_the_vectors_of_a_model",
+    "image.model": "stages/test_embed_images.py::test_what_changes_the_vectors_of_a_model",
+    "image.checkpoint": "stages/test_embed_images.py::test_what_changes_the_vectors_of_a_model",
+    "image.path": "stages/test_embed_images.py::test_precomputed_vectors_come_from_the_path",
+    "image.watch": "stages/test_embed_images.py::test_a_checkpoint_that_nobody_watches_is_warned_of",
+    "image.batch_size": "stages/test_embed_images.py::test_what_does_not_change_the_vectors_of_a_model",
+    "ids.source": "stages/test_resolve_collisions.py::test_ids_are_matched_by_key_and_made_distinct",
+    "ids.path": "stages/test_resolve_collisions.py::test_ids_are_matched_by_key_and_made_distinct",
+    "decode.batch_size": "stages/test_train_and_rank.py::test_users_decoded_together_change_nothing",
+    "device": "test_runtime.py::test_each_process_has_a_gpu_of_its_own",
+    "launcher": "test_processes.py::test_two_processes_train_and_rank_as_one_does",
 }
 
 
 def all_parameters() -> set[str]:
-    """Every key of params.yaml but those that only some formats of data set have, with its section."""
-    found = {"dataset", *(f"dataset.{key}" for key in DemoDataset.model_fields)}
+    """Every key of params.yaml with its section; of the data set those of every format, and the choice of one."""
+    found = {"dataset"}
+    found |= {f"dataset.{key}" for form in (DemoDataset, AmazonDataset, FolderDataset) for key in form.model_fields}
     for name, field in Params.model_fields.items():
         keys = getattr(field.annotation, "model_fields", None)
         found |= {f"{name}.{key}" for key in keys} if keys else {name}
@@ -161,14 +166,17 @@ def first_reader(parameter: str) -> str:
 
 
 def test_every_parameter_is_here_once():
-    listed = [*KNOBS, *ELSEWHERE, *WITHOUT_EFFECT]
+    listed = [*KNOBS, *ELSEWHERE]
     assert len(set(listed)) == len(listed)
     assert set(listed) == all_parameters()
 
 
 @pytest.mark.parametrize("parameter", ELSEWHERE)
 def test_what_is_tested_elsewhere_is_there(parameter):
-    assert parameter.split(".")[-1] in (ROOT / ELSEWHERE[parameter]).read_text()
+    file, _, test = ELSEWHERE[parameter].partition("::")
+    source = (ROOT / "tests" / file).read_text()
+    assert f"def {test}(" in source
+    assert re.search(rf"\b{parameter.split('.')[-1]}\b", source)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,12 @@ from tessera.params import load_params
         ({"dataset.users": 0}, r"dataset\.users: .*greater than or equal to 1, found 0"),
         ({"dataset.format": "amazon2012"}, r"dataset: .*'demo'.*"),
         ({"eval.history_bounds": [4, 4]}, r"eval\.history_bounds: expected numbers that rise, found \[4, 4\]"),
+        (
+            {"text.encoder": "precomputed"},
+            r"text\.path, as text.encoder is precomputed: expected a value",
+        ),
+        ({"image.encoder": "open_clip"}, r"image\.model, as image.encoder is open_clip: expected a value"),
+        ({"ids.source": "file"}, r"ids\.path, as ids.source is file: expected a value"),
         ({"spped": 1}, r"spped: expected no such key, found 1"),
     ],
 )
@@ -37,8 +43,10 @@ def test_a_missing_key_is_named(params_file):
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
-    with pytest.raises(ParamsError, match=r"nowhere\.yaml: expected a file, found nothing"):
+    with pytest.raises(ParamsError, match=r"nowhere\.yaml: expected a file, found No such file"):
         load_params(tmp_path / "nowhere.yaml")
+    with pytest.raises(ParamsError, match=r"expected a file, found Is a directory"):
+        load_params(tmp_path)
     (tmp_path / "broken.yaml").write_text("quant: [1")
     with pytest.raises(ParamsError, match=r"broken\.yaml: expected YAML"):
         load_params(tmp_path / "broken.yaml")

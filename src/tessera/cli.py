@@ -90,7 +90,7 @@ def show_metrics(
 ) -> None:
     """Print how good each ranking is on the test split, and where the outputs lie.
 
-    The interval is left out where its file is missing, as in a fresh clone, and so is an output that is not there.
+    The interval is left out where it is not known, as in a fresh clone, and so is an output that is not there.
     """
     rankings = {name: values for name, values in read_json(evaluate).items() if name != "valid"}
     if not rankings:
@@ -203,7 +203,7 @@ def _metrics_table(rankings: dict[str, dict[str, float]], known: dict[str, Any] 
     for name, values in rankings.items():
         cells = [f"{values[column]:.4f}" for column in columns]
         if known is not None:
-            low, high = known["intervals"][name][HEADLINE]
-            cells.append(f"{low:.4f}-{high:.4f}")
+            bounds = known["intervals"].get(name, {}).get(HEADLINE)
+            cells.append("{:.4f}-{:.4f}".format(*bounds) if bounds else "")
         table.add_row(name, *cells, style="bold" if name == "final" else None)
     return table

@@ -17,6 +17,9 @@ from tessera.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
 
+#: What stands for a path that is not given: an empty file, so that DVC may depend on it.
+UNSET = "conf/unset"
+
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -119,6 +122,7 @@ class Text(Section):
     encoder: Literal["tfidf", "transformers", "precomputed"]
     model: str | None
     path: str
+    watch: str
     fields: Literal["together", "apart"]
     dimensions: PositiveInt
     max_tokens: PositiveInt
@@ -133,6 +137,7 @@ class Image(Section):
     model: str | None
     checkpoint: str | None
     path: str
+    watch: str
     dimensions: PositiveInt
     batch_size: PositiveInt
 
@@ -267,7 +272,24 @@ class Params(Section):
                 f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
                 f"found {self.quant.con_start_level}"
             )
+        for key, needed, value in self._needs():
+            if needed and value in (None, UNSET):
+                raise ValueError(f"{key}: expected a value, found nothing")
         return self
+
+    def _needs(self) -> list[tuple[str, bool, str | None]]:
+        """Return what is needed beside some other value: its key, whether it is needed here, and what it is."""
+        text = self.text.encoder if "text" in self.modalities else None
+        image = self.image.encoder if "image" in self.modalities else None
+        path = self.dataset.path if isinstance(self.dataset, FolderDataset) else None
+        return [
+            ("dataset.path, the folder", self.dataset.format == "folder", path),
+            ("text.path, as text.encoder is precomputed", text == "precomputed", self.text.path),
+            ("text.model, as text.encoder is transformers", text == "transformers", self.text.model),
+            ("image.path, as image.encoder is precomputed", image == "precomputed", self.image.path),
+            ("image.model, as image.encoder is open_clip", image == "open_clip", self.image.model),
+            ("ids.path, as ids.source is file", self.ids.source == "file", self.ids.path),
+        ]
 
 
 def load_params(path: Path) -> Params:
@@ -279,9 +301,9 @@ def load_params(path: Path) -> Params:
     """
     try:
         document = YAML(typ="safe", pure=True).load(path.read_text())
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: expected a file, found nothing") from None
-    except YAMLError as error:
+    except OSError as error:
+        raise ParamsError(f"{path}: expected a file, found {error.strerror}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: expected YAML: {error}") from error
     try:
         return Params.model_validate(document)

@@ -194,7 +194,7 @@ def test_experiments_in_a_copy_share_sources_and_downloads(read: Read, server: S
     [
         (AMAZON | {"reviews": "none.json.gz"}, "none.json.gz: expected a file, found nothing"),
         (AMAZON | {"reviews": "ftp://h/r.json.gz"}, "expected a path, or a URL of http or https"),
-        (FOLDER | {"path": "conf/unset"}, "conf/unset: expected a folder, found"),
+        (FOLDER | {"path": "nowhere"}, "nowhere: expected a folder, found nothing"),
     ],
 )
 def test_a_source_that_is_not_there(dataset, found, read: Read, tmp_path: Path):

@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -152,10 +153,14 @@ def test_precomputed_vectors_come_from_the_path(embed, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"image.encoder": "precomputed"}, SourceError, "conf/unset: expected a Parquet file"),
-        ({"image.encoder": "open_clip"}, ParamsError, "model: expected an open_clip architecture"),
+        ({"image.encoder": "precomputed", "image.path": "nowhere"}, SourceError, "nowhere: expected a Parquet file"),
+        ({"image.encoder": "open_clip"}, ParamsError, "image.model, as image.encoder is open_clip: expected"),
         ({"image.encoder": "open_clip", "image.model": "ViT-B-32"}, SourceError, "found 'ViT-B-32' and None"),
-        ({"image.encoder": "open_clip", "device": "abacus"}, ParamsError, "device: expected auto"),
+        (
+            {"image.encoder": "open_clip", "image.model": "ViT-B-32", "device": "abacus"},
+            ParamsError,
+            "device: expected auto",
+        ),
     ],
 )
 def test_what_is_wrong_leaves_nothing_behind(embed, tmp_path, changes, error, message):
@@ -163,6 +168,20 @@ def test_what_is_wrong_leaves_nothing_behind(embed, tmp_path, changes, error, me
     with pytest.raises(error, match=message):
         embed(changes)
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "params.yaml"}
+
+
+def test_a_checkpoint_that_nobody_watches_is_warned_of(embed, clips, caplog):
+    folder = str(Path(clips["small"]).parent)
+    with caplog.at_level(logging.WARNING, logger="tessera"):
+        embed(with_clip(clips, watch=folder))
+        embed(with_clip(clips, model=f"local-dir:{folder}", checkpoint=None, watch=folder))
+        assert caplog.messages == []
+        embed(with_clip(clips))
+        embed(with_clip(clips, model=f"local-dir:{folder}", checkpoint=None))
+    assert [message.partition(": ")[::2] for message in caplog.messages] == [
+        (path, "DVC does not see when it changes: set image.watch to it, or to its folder")
+        for path in (clips["small"], folder)
+    ]
 
 
 @pytest.mark.parametrize("encoder", ["descriptors", "open_clip"])

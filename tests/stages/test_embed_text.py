@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -153,9 +154,9 @@ def test_precomputed_vectors_come_from_the_path(embed, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"text.encoder": "precomputed"}, SourceError, "conf/unset: expected a Parquet file"),
-        ({"text.encoder": "transformers"}, ParamsError, "model: expected the name or folder of a text model"),
-        ({"text.encoder": "transformers", "device": "abacus"}, ParamsError, "device: expected auto"),
+        ({"text.encoder": "precomputed", "text.path": "nowhere"}, SourceError, "nowhere: expected a Parquet file"),
+        ({"text.encoder": "transformers"}, ParamsError, "text.model, as text.encoder is transformers: expected"),
+        ({"text.encoder": "transformers", "text.model": "x", "device": "abacus"}, ParamsError, "device: expected auto"),
     ],
 )
 def test_what_is_wrong_leaves_nothing_behind(embed, tmp_path, changes, error, message):
@@ -169,7 +170,17 @@ def test_a_catalogue_without_text_is_an_error(embed, items):
     pl.read_parquet(items).with_columns(title=pl.lit(""), description=pl.lit("")).write_parquet(items)
     for encoder in ("tfidf", "transformers"):
         with pytest.raises(DataError, match="text: expected at least one item with a title or a description"):
-            embed({"text.encoder": encoder})
+            embed({"text.encoder": encoder, "text.model": "unread"})
+
+
+def test_a_model_that_nobody_watches_is_warned_of(embed, models, caplog):
+    with caplog.at_level(logging.WARNING, logger="tessera"):
+        embed(with_model(models, watch=models["bert_like"]))
+        assert caplog.messages == []
+        embed(with_model(models))
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "DVC does not see when it changes: set text.watch to it, or to its folder"
+    ]
 
 
 def test_another_table_is_an_error(embed, tmp_path):

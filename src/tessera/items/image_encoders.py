@@ -171,10 +171,17 @@ def principal(matrix: Floats, *, dimensions: int) -> Floats:
     """Return a centred matrix (N, F) in its first principal components (N, D), D = dimensions or the rank if less.
 
     The axes are exact eigenvectors of the covariance, so nothing is drawn at random; of each, the entry largest by
-    magnitude is positive.
+    magnitude is positive. Runs on one thread: the last bits would change with their number.
 
     Raises DataError where all rows are equal.
     """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        return _principal(matrix, dimensions=dimensions)
+
+
+def _principal(matrix: Floats, *, dimensions: int) -> Floats:
     covariance = np.zeros((matrix.shape[1], matrix.shape[1]))
     for start in range(0, len(matrix), SUMMED_ROWS):
         rows = matrix[start : start + SUMMED_ROWS].astype(np.float64)

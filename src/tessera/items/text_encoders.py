@@ -213,6 +213,7 @@ def _pooled(network: Any, ids: NDArray[np.int64], lengths: NDArray[np.int64]) ->
 def _loaded(model: str | None, *, trust_remote_code: bool, accelerator: "Accelerator") -> tuple[Any, Any]:
     if model is None:
         raise ParamsError("text.model: expected the name or folder of a text model, found nothing")
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     try:
@@ -220,7 +221,7 @@ def _loaded(model: str | None, *, trust_remote_code: bool, accelerator: "Acceler
         network, report = AutoModel.from_pretrained(
             model, dtype=dtype_on(accelerator), trust_remote_code=trust_remote_code, output_loading_info=True
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise SourceError(
             f"text.model: expected the name or folder of a text model, found {model!r}: {error}"
         ) from error
@@ -233,10 +234,18 @@ def _loaded(model: str | None, *, trust_remote_code: bool, accelerator: "Acceler
     return tokenizer, network.eval().to(accelerator.device)
 
 
+def _positions(network: Any) -> int | None:
+    """Return how many tokens network has positions for, and None where they have no end."""
+    positions: int | None = getattr(network.config, "max_position_embeddings", None)
+    learned = next((each for name, each in network.named_modules() if name.endswith("position_embeddings")), None)
+    padding = getattr(learned, "padding_idx", None)
+    # RoBERTa and its kin count positions from after the one of padding.
+    return positions if positions is None or padding is None else positions - padding - 1
+
+
 def _check_max_tokens(max_tokens: int, tokenizer: Any, network: Any) -> None:
     special = tokenizer.num_special_tokens_to_add()
-    positions = getattr(network.config, "max_position_embeddings", None) or max_tokens
-    most = min(tokenizer.model_max_length, positions)
+    most = min(tokenizer.model_max_length, _positions(network) or max_tokens)
     if not special < max_tokens <= most:
         raise ParamsError(
             f"text.max_tokens: expected more than {special} (the model's special tokens) and at most {most} "
