@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import polars as pl
 import typer
+from numpy.typing import NDArray
 
 from tessera.artifacts import named_paths, read_table, write_json, write_table
+from tessera.codes.absent import lend_paths
 from tessera.codes.checkpoint import load
 from tessera.codes.collisions import resolve
 from tessera.codes.encoding import encode
@@ -34,14 +37,18 @@ def main(
     matrices = {name: matrix(tables.get(name), shop["item"], modality=name) for name in params.modalities}
     size = params.quant.codebook_size
 
-    keys = shop["key"].to_list()
+    keys, present = shop["key"].to_list(), dict[str, NDArray[np.bool_]]()
     if params.ids.source == "file":
         published = read_ids(at_home(Path(params.ids.path)))
         paths = {n: estimated_paths(codes_of(published, n, keys=keys), m, size=size) for n, m in matrices.items()}
     else:
         trained, device = load(quantizer, codebook_size=size), torch_device(params.device)
-        paths = {n: encode(trained, n, m, device=device) for n, m in matrices.items()}
-    codes = {name: resolve(path, rule=params.ids.collisions, names=keys) for name, path in paths.items()}
+        encoded = {n: encode(trained, n, m, device=device) for n, m in matrices.items()}
+        present = {n: tables[n]["present"].to_numpy() for n in matrices}
+        paths = lend_paths(encoded, matrices, present)
+    codes = {
+        n: resolve(path, rule=params.ids.collisions, names=keys, present=present.get(n)) for n, path in paths.items()
+    }
 
     rows = [id_table(shop["item"], name, codes=codes[name], first=path.codes) for name, path in paths.items()]
     write_table(ids, pl.concat(rows), IDS)

@@ -154,6 +154,19 @@ def test_collisions_extra_code_adds_a_level(resolve):
     assert list(metrics["text"]["levels"]) == ["0", "1", "2", "3", "4"]
 
 
+def test_items_that_lack_a_modality_take_the_path_of_one_that_is_like_them(resolve):
+    lacking = list(range(0, COUNT, 3))
+    without = vectors("image").with_columns(present=~pl.col("item").is_in(lacking))
+    table, metrics = resolve(tables={"text": vectors("text"), "image": without})
+    codes = encode(a_quantizer(), "image", torch.tensor(matrix("image")), device=torch.device("cpu")).codes
+    text, first = matrix("text"), table.filter(modality="image")["first_codes"].to_list()
+    for item in range(COUNT):
+        others = [other for other in range(COUNT) if other not in lacking]
+        nearest = min(others, key=lambda other: np.square(text[item] - text[other]).sum()) if item in lacking else item
+        assert first[item] == codes[nearest].tolist()
+    assert metrics["image"]["collision_rate_after"] == 0
+
+
 def test_a_modality_not_in_use_has_no_ids(resolve):
     table, metrics = resolve({"modalities": ["text"]})
     assert set(table["modality"]) == {"text"}

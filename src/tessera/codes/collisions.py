@@ -50,18 +50,25 @@ class Paths(NamedTuple):
     codebooks: NDArray[np.float32]  # (L, M, d); a code whose row is NaN has no place
 
 
-def resolve(paths: Paths, *, rule: Rule, names: Sequence[str]) -> Integers:
+def resolve(paths: Paths, *, rule: Rule, names: Sequence[str], present: NDArray[np.bool_] | None = None) -> Integers:
     """Return codes without collisions by the rule of that name; `none` leaves (N, L) as it is.
+
+    Items that are not present (N,) only borrow their path, and give way: they come after the others.
 
     Raises DataError, naming some items by names (N,), where an item cannot have an ID of its own.
     """
     if rule == "none":
         return paths.codes.copy()
+    order = np.arange(len(paths.codes)) if present is None else np.argsort(~present, kind="stable")
+    ordered = paths._replace(codes=paths.codes[order], residuals=paths.residuals[order])
+    ordered_names = [names[item] for item in order]
     if rule == "extra_code":
-        codes = add_code(paths.codes, size=paths.codebooks.shape[1], names=names)
+        resolved = add_code(ordered.codes, size=paths.codebooks.shape[1], names=ordered_names)
     else:
-        codes = reassign(paths, names=names)
-    require_distinct(codes, names=names)
+        resolved = reassign(ordered, names=ordered_names)
+    require_distinct(resolved, names=ordered_names)
+    codes = np.empty_like(resolved)
+    codes[order] = resolved
     return codes
 
 

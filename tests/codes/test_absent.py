@@ -1,0 +1,69 @@
+"""Items without a modality take another item's path, and give way to it."""
+
+import numpy as np
+
+from tessera.codes.absent import lend_paths
+from tessera.codes.collisions import Paths, resolve
+
+CODEBOOKS = np.zeros((2, 4, 1), np.float32)
+
+
+def paths(codes):
+    codes = np.array(codes)
+    return Paths(codes, codes[:, :1].astype(np.float32), CODEBOOKS)
+
+
+def rows(*values):
+    return np.array(values, np.float32)
+
+
+def test_by_hand():
+    """Item 1 has no image and a text like item 2's; item 3 has neither, and keeps the path of the mean."""
+    vectors = {"text": rows([0.0], [5.0], [4.0], [1.0]), "image": rows([0.0], [0.0], [9.0], [0.0])}
+    present = {"text": np.array([True, True, True, False]), "image": np.array([True, False, True, False])}
+    lent = lend_paths({m: paths([[0, 0], [1, 1], [2, 2], [3, 3]]) for m in vectors}, vectors, present)
+    assert lent["text"].codes.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert lent["image"].codes.tolist() == [[0, 0], [2, 2], [2, 2], [3, 3]]
+    assert lent["image"].residuals.tolist() == [[0], [2], [2], [3]]
+
+
+def test_the_first_other_modality_that_an_item_has_decides():
+    vectors = {name: rows([0.0], [1.0], [2.0]) for name in ("sound", "text")} | {"image": rows([0.0], [0.0], [0.0])}
+    present = {"sound": np.array([True, True, False]), "text": np.array([True, True, True])}
+    present["image"] = np.array([True, False, False])
+    vectors["text"][1] = 9
+    lent = lend_paths({"image": paths([[0, 0], [1, 1], [2, 2]])}, vectors, present)
+    assert lent["image"].codes.tolist() == [[0, 0], [0, 0], [0, 0]]
+
+
+def test_nothing_is_lent_where_all_are_there_or_nobody_can_lend():
+    vectors = {"text": rows([0.0], [1.0]), "image": rows([0.0], [1.0])}
+    everyone, nobody = np.array([True, True]), np.array([False, False])
+    own = {"image": paths([[0, 1], [2, 3]])}
+    for there in (everyone, nobody):
+        lent = lend_paths(own, vectors, {"text": everyone, "image": there})
+        assert lent["image"].codes.tolist() == [[0, 1], [2, 3]]
+
+
+def test_lenders_keep_their_codes_whatever_their_place():
+    same = paths([[1, 2], [1, 2], [1, 2]])
+    present = np.array([False, True, False])
+    for rule in ("reassign", "extra_code"):
+        codes = resolve(same, rule=rule, names=list("abc"), present=present)
+        assert len({tuple(code) for code in codes.tolist()}) == 3
+        assert codes[1, :2].tolist() == [1, 2]
+        assert codes[1, 2:].tolist() in ([], [0])
+
+
+def test_a_catalogue_of_which_a_third_lacks_pictures_gets_ids():
+    """Of 3,000 items 1,100 share the mean's path: more than the 1,024 IDs that the last two levels of 32 codes have."""
+    generator = np.random.default_rng(0)
+    codes = generator.integers(0, 32, (3000, 4))
+    lacking = np.arange(3000) < 1100
+    codes[lacking] = 7
+    path = Paths(codes, generator.normal(size=(3000, 2)).astype(np.float32), generator.normal(size=(4, 32, 2)))
+    vectors = {"text": generator.normal(size=(3000, 5)).astype(np.float32), "image": np.zeros((3000, 5), np.float32)}
+    present = {"text": np.full(3000, True), "image": ~lacking}
+    lent = lend_paths({"image": path}, vectors, present)["image"]
+    resolved = resolve(lent, rule="reassign", names=[str(item) for item in range(3000)], present=~lacking)
+    assert len(np.unique(resolved, axis=0)) == 3000
