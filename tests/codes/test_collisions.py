@@ -248,7 +248,7 @@ class TestDistinct:
     def test_resolve_checks_what_its_rule_returns(self, monkeypatch):
         monkeypatch.setattr(module, "reassign", lambda paths, **_: paths.codes)
         with pytest.raises(DataError, match="found 1 that have another's: B0001"):
-            resolve(Paths(np.array([[1], [1]]), np.float32([[0], [0]]), np.float32([[[0], [1]]])), rule="reassign", names=names(2))
+            resolve(random_paths(0, items=2, levels=1, size=2, spread=1), rule="reassign", names=names(2))
 
 
 def test_each_rule_by_its_name():
