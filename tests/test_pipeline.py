@@ -248,8 +248,24 @@ def test_every_choice_of_every_group_composes_to_valid_parameters(override, tmp_
     assert (chosen.name if group == "dataset" else chosen) == name
 
 
-def test_every_parameter_is_explained_in_conf():
-    """Each key of the composed file has a comment above it, or above the keys that it stands with."""
+#: Where keys are explained; the other files of a group only choose other values.
+EXPLAINED = ["config.yaml", "encoder/builtin.yaml", "scale/paper.yaml", "system/macrec.yaml"]
+
+
+@pytest.mark.parametrize("name", [*EXPLAINED, *(f"dataset/{name}.yaml" for name in choices("dataset"))])
+def test_every_parameter_is_explained_in_conf(name):
+    """A comment stands above a key, or above the first of the keys that stand with it in one section."""
+    explained = {0: name.startswith("dataset/")}  # name and format are told of at the top
+    for number, line in enumerate((ROOT / "conf" / name).read_text().splitlines(), start=1):
+        indent = len(line) - len(line.lstrip())
+        explained = {level: known for level, known in explained.items() if level <= indent}
+        if line.lstrip().startswith("#"):
+            explained[indent] = "@package" not in line
+        elif re.match(r" *\w+: \S", line) and not line.startswith(("system:", "scale:", "encoder:", "format:")):
+            assert explained.get(indent), f"conf/{name}, line {number}: expected a comment above {line.strip()!r}"
+
+
+def test_every_file_of_conf_says_what_it_is():
     for file in sorted((ROOT / "conf").rglob("*.yaml")):
         first = next(line for line in file.read_text().splitlines() if "@package" not in line)
         assert first.startswith("#"), f"{file.relative_to(ROOT)}: expected a comment that says what it is"
