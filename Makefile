@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup repro test lint params lock bench clean
+.PHONY: help setup repro test lint params lock clean
 
 help: ## Tell what there is.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,4 +38,4 @@ lock: setup ## Refresh requirements.lock to the newest versions that pyproject.t
 	uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml --output-file requirements.lock
 
 clean: ## Remove what runs leave behind, but for the environment and downloads.
-	rm -rf data report checkpoints .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf data report checkpoints dvc_plots .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,6 @@ popularity, the floor. `final` is what the system recommends: the ensemble, or t
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -70,12 +69,13 @@ def main(
     write_json(metrics, _document(ranks, measure, final=final))
     write_json(slices, measure_slices(found, bounds=bounds))
     write_json(curve, measure_cuts(ranks["test"], longest=longest))
-    drawn = partial(
-        bootstrap_intervals,
-        confidence=section.confidence,
-        resamples=section.resamples,
-        generator=np.random.default_rng(params.seed),
-    )
+
+    def drawn(of_ranking: Floats) -> Mapping[str, object]:
+        generator = np.random.default_rng(params.seed)  # anew, so that no ranking's interval depends on another
+        return bootstrap_intervals(
+            of_ranking, confidence=section.confidence, resamples=section.resamples, generator=generator
+        )
+
     write_json(
         intervals,
         {

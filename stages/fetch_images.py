@@ -13,7 +13,7 @@ from tessera.artifacts import read_table, whole_file, write_json
 from tessera.items.fetching import picture_files
 from tessera.items.filtering import dense_interactions
 from tessera.items.locks import one_at_a_time
-from tessera.items.picture_parts import PASSING, fetch_parts, fingerprint, merge, summed_up, wanted_pictures
+from tessera.items.picture_parts import PASSING, fetch_parts, fingerprint, merge, none_found, summed_up, wanted_pictures
 from tessera.items.pictures import Limits
 from tessera.items.web import Patience
 from tessera.params import PARAMS_FILE, load_params
@@ -54,6 +54,8 @@ def main(
         with whole_file(images) as partial:
             merge(paths, into=partial)
         write_json(metrics, counts)
+        if counts["items"] and not counts["status"]["ok"]:
+            log.warning("%s", none_found(paths))
         passing = sum(counts["status"][status] for status in PASSING)
         if passing:
             log.warning(

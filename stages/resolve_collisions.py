@@ -52,7 +52,8 @@ def main(
 
     rows = [id_table(shop["item"], name, codes=codes[name], first=path.codes) for name, path in paths.items()]
     write_table(ids, pl.concat(rows), IDS)
-    write_json(metrics, {name: summary(path.codes, codes[name]) for name, path in paths.items()})
+    lent = {name: {"items_lent_a_path": int((~there).sum())} for name, there in present.items()}
+    write_json(metrics, {n: summary(path.codes, codes[n]) | lent.get(n, {}) for n, path in paths.items()})
 
 
 if __name__ == "__main__":

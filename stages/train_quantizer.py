@@ -50,7 +50,7 @@ def main(
         schedule=Schedule(**quant.model_dump(include=set(Schedule.__dataclass_fields__))),
         generator=torch_generator(params.seed),
         device=torch_device(params.device),
-        progress=partial(progress, title="train_quantizer"),
+        progress=partial(progress, title="epochs"),
     )
     with whole_folder(quantizer) as folder:
         save(fitted.quantizer, folder)

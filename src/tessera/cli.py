@@ -37,7 +37,7 @@ HEADLINE: Final = "hr@10"
 
 _PREFIX: Final = re.compile(r"([a-z][a-z0-9_]*):(\d+(?:-\d+)*)-?")
 
-out = Console(highlight=False)
+out = Console(highlight=False, emoji=False)
 commands = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 

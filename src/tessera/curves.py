@@ -11,12 +11,15 @@ from tessera.runtime import is_main_process, log
 
 @contextmanager
 def live_curves(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Give a function that adds one epoch's row (with its number as `epoch`) to one curve a name under folder."""
+    """Give a function that adds one epoch's row (with its number as `epoch`) to one curve a name under folder.
+
+    The log tells of the row too.
+    """
     try:
         from dvclive.live import Live
     except ImportError:
         log.warning("no live curves: DVCLive is not installed")
-        yield lambda _: None
+        yield _tell
         return
     if not is_main_process():
         yield lambda _: None
@@ -24,6 +27,7 @@ def live_curves(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
     with _removed_on_error(folder), Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False) as live:
 
         def add(row: dict[str, float]) -> None:
+            _tell(row)
             live.step = int(row["epoch"])
             for name, value in row.items():
                 if name != "epoch":
@@ -31,6 +35,11 @@ def live_curves(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
             live.sync()
 
         yield add
+    (folder / "metrics.json").unlink(missing_ok=True)  # DVCLive's copy of the last row, which is no curve to draw
+
+
+def _tell(row: dict[str, float]) -> None:
+    log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
 
 
 @contextmanager

@@ -301,8 +301,10 @@ def load_params(path: Path) -> Params:
     """
     try:
         document = YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: expected a file, found nothing") from None
     except OSError as error:
-        raise ParamsError(f"{path}: expected a file, found {error.strerror}") from None
+        raise ParamsError(f"{path}: expected a file: {error.strerror}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: expected YAML: {error}") from error
     try:

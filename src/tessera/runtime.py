@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Element = TypeVar("Element")
 
-console = Console(stderr=True)
+console = Console(stderr=True, emoji=False)
 log = logging.getLogger("tessera")
 
 
@@ -29,11 +29,7 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
     What goes wrong on purpose becomes one clear message and exit status 1; a command line that does not fit becomes
     Typer's own message and exit status 2.
     """
-    logging.basicConfig(
-        level=logging.INFO if is_main_process() else logging.ERROR,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False, show_level=False, markup=False)],
-    )
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, handlers=[_log_handler()])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     app = main if isinstance(main, typer.Typer) else _command(main)
     try:
@@ -41,6 +37,19 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
     except TesseraError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _log_handler() -> logging.Handler:
+    """Return what writes the log: in colours at a terminal, in plain lines elsewhere."""
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(
+            console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
+        )
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        return handler
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    return handler
 
 
 def _command(main: Callable[..., None]) -> typer.Typer:
@@ -87,7 +96,7 @@ def accelerator_on(device: str, *, precision: str) -> "Accelerator":
 
     device is the parameter of that name. precision is fp32, bf16, or auto: bf16 on a GPU that computes in it.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator
 
     chosen = torch_device(device)
     if chosen.type == "cuda":
@@ -96,12 +105,7 @@ def accelerator_on(device: str, *, precision: str) -> "Accelerator":
         torch.cuda.set_device(chosen)
         if precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
             precision = "bf16"
-    return Accelerator(
-        cpu=chosen.type == "cpu",
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        # What lies in buffers is the same in every process from the start.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    return Accelerator(cpu=chosen.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
 
 
 def progress(elements: Iterable[Element], *, title: str, total: int | None = None) -> Iterator[Element]:

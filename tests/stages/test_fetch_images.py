@@ -149,10 +149,18 @@ def test_paths_start_from_the_folder_of_the_data_set(fetch: Fetch, tmp_path: Pat
     assert fetch({"a": [str(tmp_path / "mine" / "1.png")]}, {})[0]["status"][0] == "unsupported"
 
 
+def test_a_folder_without_the_pictures_is_warned_of(fetch: Fetch, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "mine").mkdir()
+    here = {"dataset": FOLDER | dict.fromkeys(["path", "pictures", "watch"], str(tmp_path / "mine"))}
+    with caplog.at_level(logging.WARNING, logger="tessera"):
+        fetch({"a": ["1.png"], "b": ["2.png"]}, here)
+    assert caplog.messages == ["no picture of 3 items could be had; mostly not_found: a: 1.png: no such file"]
+
+
 def test_failures_that_may_pass_are_warned_of(fetch: Fetch, server: Server, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, logger="tessera"):
         fetch({"a": [server.url("a", Reply(status=500))], "b": [server.url("b", Reply(status=404))]}, {})
-    (warning,) = caplog.messages
+    _, warning = caplog.messages
     assert warning.startswith("1 pictures failed")
 
 

@@ -118,7 +118,7 @@ def test_metrics_have_their_fixed_names(resolve):
     assert list(metrics) == ["text", "image"]
     assert set(metrics["text"]) == {
         *("collision_rate_before", "collision_rate_after", "largest_group_before", "largest_group_after"),
-        *("items_moved", "levels", "levels_before"),
+        *("items_moved", "levels", "levels_before", "items_lent_a_path"),
     }
     assert list(metrics["text"]["levels"]) == ["0", "1", "2"]
     assert set(metrics["text"]["levels"]["0"]) == {"codes_used", "perplexity", "entropy"}
@@ -165,6 +165,7 @@ def test_items_that_lack_a_modality_take_the_path_of_one_that_is_like_them(resol
         nearest = min(others, key=lambda other: np.square(text[item] - text[other]).sum()) if item in lacking else item
         assert first[item] == codes[nearest].tolist()
     assert metrics["image"]["collision_rate_after"] == 0
+    assert (metrics["text"]["items_lent_a_path"], metrics["image"]["items_lent_a_path"]) == (0, len(lacking))
 
 
 def test_a_modality_not_in_use_has_no_ids(resolve):

@@ -102,6 +102,17 @@ def summed_up(parts: list[Path]) -> dict[str, Any]:
     }
 
 
+def none_found(parts: list[Path]) -> str:
+    """Return a sentence on parts without a picture: how many items, why mostly, and where one was looked for.
+
+    "no picture of 24 items could be had; mostly not_found: B1: images/B1.jpg: no such file"
+    """
+    rows = pl.scan_parquet(parts).select("key", "status", "detail").collect()
+    often = rows["status"].value_counts(sort=True)["status"][0]
+    key, _, detail = rows.filter(status=often).row(0)
+    return f"no picture of {rows.height} items could be had; mostly {often}: {key}: {detail}"
+
+
 def _from_web(path: Path) -> pl.DataFrame:
     """Return the rows of the part at path, if it is there, whose pictures came from the web."""
     if not path.is_file():

@@ -135,7 +135,7 @@ class _Training:
             )
         losses = TrainingLosses(
             model,
-            {modality: torch.from_numpy(tokens) for modality, tokens in ids.items()},
+            {modality: torch.from_numpy(tokens).to(accelerator.device) for modality, tokens in ids.items()},
             lambda_implicit=settings.lambda_implicit,
             temperature=settings.temperature,
         )

@@ -1,6 +1,6 @@
 """What the T5 is trained to lower: cross-entropy on the tokens, and the implicit alignment of modalities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import torch
@@ -47,7 +47,8 @@ def symmetric_info_nce(one: Tensor, other: Tensor, *, temperature: float) -> Ten
 class TrainingLosses(nn.Module):
     """Both losses in one forward pass, so that several processes' gradients meet in one place.
 
-    ids maps the modalities to align to the tokens of all items; with lambda_implicit = 0 they are not looked at.
+    ids maps the modalities to align to the tokens of all items, on the device where the model will be; with
+    lambda_implicit = 0 they are not looked at.
     """
 
     def __init__(
@@ -60,17 +61,15 @@ class TrainingLosses(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.lambda_implicit, self.temperature = model, lambda_implicit, temperature
-        self.modalities: Sequence[str] = tuple(ids)
-        for modality, tokens in ids.items():
-            self.register_buffer(f"ids_{modality}", tokens.long(), persistent=False)
+        # No buffers, which processes would send each other at every step: all have the same IDs from the start.
+        self.ids = {modality: tokens.long() for modality, tokens in ids.items()}
 
     def forward(self, source: Tensor, target: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return the summed token losses of the batch, and L_implicit of its distinct target items (B,)."""
         tokens = token_losses(self.model, source, target)
-        if not self.lambda_implicit or len(self.modalities) == 1:
+        if not self.lambda_implicit or len(self.ids) == 1:
             return tokens, tokens.new_zeros(())
-        ids = {modality: self.get_buffer(f"ids_{modality}") for modality in self.modalities}
-        return tokens, implicit_alignment(self.model, ids, items.unique(), temperature=self.temperature)
+        return tokens, implicit_alignment(self.model, self.ids, items.unique(), temperature=self.temperature)
 
 
 def _pooled(model: T5ForConditionalGeneration, tokens: Tensor) -> Tensor:
