@@ -20,9 +20,6 @@ from tessera.recommender.vocabulary import Vocabulary
 from tessera.runtime import accelerator_on, progress, run
 from tessera.schemas import CORPUS, IDS
 
-#: A training goes on only with the code that it began with.
-CODE = sorted(Path(recommender.__path__[0]).glob("*.py"))
-
 
 def main(
     vocabulary: Annotated[Path, typer.Option(help="What each token means.")],
@@ -42,7 +39,8 @@ def main(
     tokens = {modality: words.tokens(modality, table) for modality, table in codes.items()}
     accelerator = accelerator_on(params.device, precision=params.t5.precision)
     where = [accelerator.num_processes, accelerator.device.type, accelerator.mixed_precision]
-    shaping = fingerprint([params.t5.model_dump(), params.seed, *where], files=[vocabulary, ids, train, valid, *CODE])
+    code = sorted(Path(recommender.__path__[0]).glob("*.py"))  # a training goes on only with what it began with
+    shaping = fingerprint([params.t5.model_dump(), params.seed, *where], files=[vocabulary, ids, train, valid, *code])
     store = CheckpointStore(at_home(resume), shaping)
     with live_curves(curves) as add_to_curves:
         fitted = fit(

@@ -31,8 +31,10 @@ def lend_paths(
 def _lent(
     path: Paths, modality: str, vectors: Mapping[str, NDArray[np.float32]], present: Mapping[str, Present]
 ) -> Paths:
-    lenders = np.arange(len(path.codes))
     absent = ~present[modality]
+    if not absent.any():
+        return path
+    lenders = np.arange(len(path.codes))
     for other in vectors:
         borrowers = np.flatnonzero(absent & present[other])
         donors = np.flatnonzero(present[modality] & present[other])
