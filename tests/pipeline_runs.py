@@ -3,7 +3,7 @@
 import importlib
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,13 @@ def write_params(file: Path, changes: Mapping[str, Any]) -> None:
         section[last] = value
     with file.open("w") as stream:
         _YAML.dump(document, stream)
+
+
+def run_stages(stages: Iterable[str], folder: Path, changes: Mapping[str, Any]) -> Path:
+    """Run stages one after the other in folder, and return folder."""
+    for stage in stages:
+        run_stage(stage, folder, changes)
+    return folder
 
 
 def run_stage(stage: str, folder: Path, changes: Mapping[str, Any], *, inputs: Path | None = None) -> None:

@@ -1,21 +1,14 @@
 """The thirteen stages one after the other, with the command lines of dvc.yaml, on a shop of a few shoppers."""
 
-from pathlib import Path
-
 from tessera.artifacts import read_json, read_table
 from tessera.schemas import IDS, INTERACTIONS, RANKINGS
-from tests.pipeline_runs import SMALL, STAGES, run_stage
+from tests.pipeline_runs import SMALL, STAGES, run_stages
 
 MEASURES = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
 
 
-def run_all(folder: Path, changes: dict[str, object]) -> None:
-    for stage in STAGES:
-        run_stage(stage, folder, changes)
-
-
 def test_macrec(tmp_path):
-    run_all(tmp_path, SMALL)
+    run_stages(STAGES, tmp_path, SMALL)
     measured = read_json(tmp_path / "metrics/evaluate.json")
     assert set(measured) == {"text", "image", "ensemble", "popularity", "final", "valid"}
     assert all(set(measured[name]) == MEASURES for name in set(measured) - {"valid"})
@@ -42,7 +35,7 @@ def test_tiger_uses_text_alone_and_leaves_the_graph_of_stages_as_it_is(tmp_path)
         "corpus.tasks": ["history text -> text"],
         "t5.lambda_implicit": 0.0,
     }
-    run_all(tmp_path, SMALL | tiger)
+    run_stages(STAGES, tmp_path, SMALL | tiger)
     assert set(read_json(tmp_path / "metrics/evaluate.json")) == {"text", "popularity", "final", "valid"}
     ids = read_table(tmp_path / "data/resolve_collisions/ids.parquet", IDS)
     assert ids["modality"].unique().to_list() == ["text"]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tessera.params import AmazonDataset, DemoDataset, FolderDataset, Params
-from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage
+from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage, run_stages
 
 
 class Knob(NamedTuple):
@@ -182,10 +182,7 @@ def test_what_is_tested_elsewhere_is_there(parameter):
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory) -> Path:
     """The folder of a run of all stages with the parameters BASE."""
-    folder = tmp_path_factory.mktemp("usual")
-    for stage in STAGES:
-        run_stage(stage, folder, BASE)
-    return folder
+    return run_stages(STAGES, tmp_path_factory.mktemp("usual"), BASE)
 
 
 @pytest.fixture(scope="module")

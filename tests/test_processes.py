@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tessera.artifacts import read_json, read_table
 from tessera.schemas import RANKINGS
-from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage, write_params
+from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage, run_stages, write_params
 
 PYTHON = [sys.executable]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -51,10 +51,7 @@ def finish(stage: str, folder: Path, changes: dict, *, launcher: list[str] = PYT
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """A folder in which the stages before train_t5 have run."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for stage in FIRST:
-        run_stage(stage, folder, BASE)
-    return folder
+    return run_stages(FIRST, tmp_path_factory.mktemp("corpus"), BASE)
 
 
 @pytest.fixture
