@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -143,6 +144,16 @@ def test_show(run, tessera):
     assert rows["image"][-1] == f"{low:.4f}-{high:.4f}"
     assert f"recommendations  {run.ensemble}" in printed
     assert "nowhere.html" not in printed
+
+
+def test_show_with_intervals_of_another_run(run, tessera):
+    known = json.loads(run.intervals.read_text())
+    del known["intervals"]["image"]
+    run.intervals.write_text(json.dumps(known))
+    status, printed, _ = show(run, tessera)
+    assert not status
+    rows = {words(line)[0]: words(line) for line in printed.splitlines() if line.split()}
+    assert len(rows["image"]) == len(rows["text"]) - 1
 
 
 def test_show_without_intervals(run, tessera):

@@ -59,6 +59,7 @@ def test_a_missing_column_is_named(name: str, column: str, tmp_path: Path):
         pytest.param([1577836800000, 1577840400000], id="milliseconds"),
         pytest.param(["2020-01-01", "2020-01-01T01:00:00"], id="ISO"),
         pytest.param(["2020-01-01T01:00:00+01:00", "2020-01-01 01:00:00Z"], id="ISO with offsets"),
+        pytest.param(["2020-01-01T00:00Z", "2020-01-01T02:00+01:00"], id="ISO with offsets and no seconds"),
         pytest.param([1577836800.0, 1577840400.0], id="floats"),
     ],
 )

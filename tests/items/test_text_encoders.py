@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from tessera.errors import CheckpointError, DataError, ParamsError, SourceError
 from tessera.items import text_encoders
@@ -243,6 +243,28 @@ def test_a_checkpoint_that_lacks_weights_is_an_error(models, tmp_path):
     )
     with pytest.raises(CheckpointError, match=r"expected all weights, found 16 missing, such as encoder\.layer\.1"):
         mean_pooled(TEXTS, model=str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", [lambda weights: weights[:-9], lambda weights: b"no weights", lambda weights: b""])
+def test_a_checkpoint_that_is_broken_is_an_error(models, tmp_path, damage):
+    AutoTokenizer.from_pretrained(models["bert"]).save_pretrained(tmp_path)
+    AutoModel.from_pretrained(models["bert"]).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(SourceError, match=r"text\.model: expected the name or folder of a text model"):
+        mean_pooled(TEXTS, model=str(tmp_path))
+
+
+def test_positions_that_stand_for_padding_take_no_token():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    roberta = RobertaModel(RobertaConfig(vocab_size=9, max_position_embeddings=26, pad_token_id=1, **sizes)).eval()
+    bert = BertModel(BertConfig(vocab_size=9, max_position_embeddings=26, **sizes)).eval()
+    for network, most in ((roberta, 24), (bert, 26)):
+        tokenizer = SimpleNamespace(num_special_tokens_to_add=lambda: 2, model_max_length=1000)
+        text_encoders._check_max_tokens(most, tokenizer, network)
+        assert network(input_ids=torch.full((1, most), 5)).last_hidden_state.isfinite().all()
+        with pytest.raises(ParamsError, match=f"at most {most} "):
+            text_encoders._check_max_tokens(most + 1, tokenizer, network)
 
 
 CUSTOM_MODEL = """
