@@ -1,17 +1,21 @@
 """Beam search that never leaves the trie of valid IDs.
 
 What makes it fast: the encoder runs once a user; the cross-attention's keys and values belong to the user and are
-computed once, with the user's beams as the queries; a beam is a state of the trie, so a step looks only at its
+computed once, with the user's beams as the queries; so do the keys and values of earlier tokens, of which a beam is
+shown its own (no cache is ever put in another order); a beam is a state of the trie, so a step looks only at its
 children; the first step has one beam a user; the last code needs no further pass. All shapes follow from the trie and
 the number of beams, and nothing goes back to the host between steps.
+
+Letters: U users, k beams of a user, W children of the state that has the most, H heads, d width of a head.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
+from tessera.recommender.network import HIDDEN, Network, relative_bias
 from tessera.recommender.trie import Level, Trie
 from tessera.recommender.vocabulary import PAD
 
@@ -42,14 +46,13 @@ def beam_search(
     Items that share an ID share its score, in ascending order. seen (U, S), padded with -1, are items to leave out:
     no beam goes where all items have been seen.
     """
-    mask = source != PAD
-    states = model.encoder(input_ids=source, attention_mask=mask).last_hidden_state
-    decoder = _Decoder(model, states, mask)
+    network = Network(model)
+    decoder = _Decoder(network, source, widths=_beams_of_steps(trie, beams))
     scores, nodes, tokens = _roots(source)
     unseen = None if seen is None else _Unseen(trie, seen)
     for depth, level in enumerate(trie.levels):
         children = _children(level, nodes)
-        gains = _log_probabilities(model, decoder.step(tokens), level, children, renormalise=renormalise)
+        gains = _log_probabilities(network, decoder.step(tokens), level, children, renormalise=renormalise)
         candidates = scores[..., None] + gains  # (U, k) -> (U, k, W)
         if unseen is not None:
             candidates = candidates.masked_fill(~unseen.has_any(depth, children.nodes), IMPOSSIBLE)
@@ -71,30 +74,36 @@ def _roots(source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros(len(source), 1, device=source.device), nodes, torch.full_like(nodes, PAD)
 
 
+def _beams_of_steps(trie: Trie, beams: int) -> list[int]:
+    """Return how many beams each step has whose tokens the decoder reads: the first has one."""
+    widths = [1]
+    for level in trie.levels[:-1]:
+        widths.append(min(beams, widths[-1] * level.width))
+    return widths
+
+
 def _children(level: Level, nodes: Tensor) -> _Children:
-    starts, ends = level.starts[nodes].long(), level.starts[nodes + 1].long()
-    children = starts[..., None] + torch.arange(level.width, device=nodes.device)
+    children = level.starts[nodes][..., None] + torch.arange(level.width, device=nodes.device)
     inside = children.clamp(max=len(level.tokens) - 1)
-    return _Children(inside, level.tokens[inside].long(), children < ends[..., None])
+    return _Children(inside, level.tokens[inside], children < level.starts[nodes + 1][..., None])
 
 
 def _log_probabilities(
-    model: T5ForConditionalGeneration, hidden: Tensor, level: Level, children: _Children, *, renormalise: bool
+    network: Network, finished: Tensor, level: Level, children: _Children, *, renormalise: bool
 ) -> Tensor:
     """Return log p(child | beam), (U, k, W), -inf where there is no such child."""
-    table = model.lm_head.weight
     if renormalise:
-        logits = nn.functional.linear(hidden, table[level.first_token : level.last_token + 1])  # (U, k, M)
-        chosen = logits.gather(2, children.tokens - level.first_token).masked_fill(~children.legal, IMPOSSIBLE)
-        return chosen - chosen.logsumexp(dim=2, keepdim=True)
-    logits = nn.functional.linear(hidden, table)  # (U, k, V)
-    chosen = logits.gather(2, children.tokens) - logits.logsumexp(dim=2, keepdim=True)
-    return chosen.masked_fill(~children.legal, IMPOSSIBLE)
+        outputs = network.output[level.first_token : level.last_token + 1]
+        logits = nn.functional.linear(finished, outputs)  # (U, k, M)
+        chosen = logits.gather(2, children.tokens - level.first_token).masked_fill_(~children.legal, IMPOSSIBLE)
+        return chosen.log_softmax(dim=2)
+    probabilities = network.logits(finished).log_softmax(dim=2)  # (U, k, V)
+    return probabilities.gather(2, children.tokens).masked_fill_(~children.legal, IMPOSSIBLE)
 
 
 def _items(trie: Trie, leaves: Tensor, scores: Tensor, *, beams: int, seen: Tensor | None) -> Beams:
     if trie.distinct:
-        items = trie.items[leaves].long()
+        items = trie.items[leaves]
     else:
         items, scores = _all_items_of(trie, leaves, scores)
         if seen is not None:
@@ -108,9 +117,9 @@ def _items(trie: Trie, leaves: Tensor, scores: Tensor, *, beams: int, seen: Tens
 
 def _all_items_of(trie: Trie, leaves: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return the items of leaves (U, K) and their scores, both (U, K * items of the fullest leaf)."""
-    starts, ends = trie.leaf_starts[leaves].long(), trie.leaf_starts[leaves + 1].long()
+    starts, ends = trie.leaf_starts[leaves], trie.leaf_starts[leaves + 1]
     places = starts[..., None] + torch.arange(int(trie.leaf_starts.diff().max()), device=leaves.device)
-    items = trie.items[places.clamp(max=len(trie.items) - 1)].long()
+    items = trie.items[places.clamp(max=len(trie.items) - 1)]
     spread = scores[..., None].masked_fill(places >= ends[..., None], IMPOSSIBLE)
     return items.flatten(1), spread.flatten(1)
 
@@ -118,7 +127,7 @@ def _all_items_of(trie: Trie, leaves: Tensor, scores: Tensor) -> tuple[Tensor, T
 def _is_among(items: Tensor, seen: Tensor) -> Tensor:
     """Return whether each of items (U, ...) is among its user's seen (U, S)."""
     ordered = seen.sort(dim=1).values.contiguous()
-    wanted = items.flatten(1).long().contiguous()
+    wanted = items.flatten(1).contiguous()
     places = torch.searchsorted(ordered, wanted).clamp(max=ordered.shape[1] - 1)
     return (ordered.gather(1, places) == wanted).view(items.shape)
 
@@ -127,72 +136,70 @@ class _Unseen:
     """Where in a trie each of U users finds items that it has not seen (U, S), padded with -1."""
 
     def __init__(self, trie: Trie, seen: Tensor) -> None:
-        self.spans = trie.spans()
-        place_of = torch.empty(len(trie.items) + 1, dtype=torch.long, device=seen.device)
-        place_of[trie.items.long()] = torch.arange(len(trie.items), device=seen.device)
-        place_of[-1] = len(trie.items)  # where -1 leads: beyond all items
-        places = place_of[seen].sort(dim=1).values
+        self.levels = trie.levels
+        places = trie.places[seen].sort(dim=1).values
         repeated = nn.functional.pad(places[:, 1:] == places[:, :-1], (1, 0))
         self.places = places.masked_fill(repeated, len(trie.items)).sort(dim=1).values.contiguous()
 
     def has_any(self, depth: int, children: Tensor) -> Tensor:
         """Return whether each of children (U, k, W), states after level depth, has an item unseen by its user."""
-        first, last = (self.spans[depth][nodes].long().flatten(1) for nodes in (children, children + 1))
+        first, last = (self.levels[depth].spans[nodes].flatten(1) for nodes in (children, children + 1))
         seen = torch.searchsorted(self.places, last) - torch.searchsorted(self.places, first)
         return (seen < last - first).view(children.shape)
 
 
 class _Decoder:
-    """The model's decoder one position at a time, for k beams a user; weights are the model's own modules."""
+    """The decoder one token at a time, for the beams of U users.
 
-    def __init__(self, model: T5ForConditionalGeneration, states: Tensor, mask: Tensor) -> None:
-        self.stack: Any = model.decoder
-        self.width: int = model.config.d_kv
-        self.scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else 1.0
-        self.blocks: list[Any] = [block.layer for block in self.stack.block]
-        self.cross = [
-            (self._heads(block[1].EncDecAttention.k(states)), self._heads(block[1].EncDecAttention.v(states)))
-            for block in self.blocks
-        ]  # (U, H, T, d) each
-        self.hidden_from = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, IMPOSSIBLE)[:, None, None]
-        self.past: list[tuple[Tensor, Tensor]] = []
+    A slot is a token that has been read: the first step has one a user, the next as many as beams were kept, and so
+    on, S in all. Keys and values of all slots stay where they are, and `paths` tells which of them a beam came along.
+    """
+
+    def __init__(self, network: Network, source: Tensor, *, widths: list[int]) -> None:
+        """Begin after source (U, T), for steps of as many beams as widths say."""
+        encoded = network.encode(source)
+        self.network, self.hidden = network, encoded.hidden
+        self.blocks = [block.layer for block in network.decoder.block]
+        self.sources = [
+            [part.contiguous() for part in network.keys_and_values(block[1], encoded)] for block in self.blocks
+        ]  # keys and values (U, H, T, d) each
+        self.bias = relative_bias(network.decoder, len(widths))[0, :, -1:]  # (H, 1, steps) the last one is no distance
+        self.steps = torch.arange(len(widths), device=source.device).repeat_interleave(
+            torch.tensor(widths, device=source.device), output_size=sum(widths)
+        )  # (S,) the step of each slot
+        self.read = 0
+        self.paths = source.new_empty(len(source), 1, 0)  # (U, k, step) slots of the tokens before
+        users, heads, _, width = self.sources[0][0].shape
+        self.memory = [
+            [part.new_empty(users, heads, sum(widths), width) for part in pair] for pair in self.sources
+        ]  # keys and values (U, H, S, d) each
 
     def step(self, tokens: Tensor) -> Tensor:
         """Return what stands before the output layer, (U, k, D), after one more token (U, k) of each beam."""
-        hidden = self.stack.embed_tokens(tokens)
-        position = self.past[0][0].shape[2] if self.past else 0
-        bias = self.blocks[0][0].SelfAttention.compute_bias(position + 1, position + 1)[0, :, -1]  # (H, t)
-        for depth, (past, source, feed_forward) in enumerate(self.blocks):
-            hidden = hidden + self._attend_to_past(past.SelfAttention, past.layer_norm(hidden), depth, bias)
-            hidden = hidden + self._attend_to_source(source.EncDecAttention, source.layer_norm(hidden), depth)
-            hidden = feed_forward(hidden)
-        return self.stack.final_layer_norm(hidden) * self.scale
+        states = self.network.embed(tokens)
+        bias = self._read(tokens)
+        for block, source, memory in zip(self.blocks, self.sources, self.memory, strict=True):
+            past, from_source, feed_forward = block
+            queries, *new = self.network.queries_keys_values(past, states)
+            for slots, added in zip(memory, new, strict=True):
+                slots[:, :, self.read - tokens.shape[1] : self.read] = added
+            attended = self.network.attended(queries, *(slots[:, :, : self.read] for slots in memory), bias=bias)
+            states = self.network.added(states, attended, past.SelfAttention.o)
+            states = self.network.attend_to_source(from_source, states, source, self.hidden)
+            states = self.network.feed_forward(feed_forward, states)
+        return self.network.finished(states)
 
     def keep(self, parents: Tensor) -> None:
         """Go on with the beams parents (U, k'), which may repeat and leave out some."""
-        users = torch.arange(len(parents), device=parents.device)[:, None]
-        self.past = [(keys[users, parents], values[users, parents]) for keys, values in self.past]
+        self.paths = self.paths.gather(1, parents[..., None].expand(-1, -1, self.paths.shape[2]))
 
-    def _attend_to_past(self, attention: Any, hidden: Tensor, depth: int, bias: Tensor) -> Tensor:
-        query, key, value = (
-            layer(hidden).unflatten(2, (-1, self.width)) for layer in (attention.q, attention.k, attention.v)
-        )  # (U, k, H, d)
-        keys, values = key[:, :, None], value[:, :, None]  # (U, k, 1, H, d)
-        if depth < len(self.past):
-            keys, values = (torch.cat(pair, dim=2) for pair in zip(self.past[depth], (keys, values), strict=True))
-            self.past[depth] = (keys, values)
-        else:
-            self.past.append((keys, values))
-        weights = ((query[:, :, None] * keys).sum(-1) + bias.T).softmax(dim=2)  # (U, k, t, H)
-        return attention.o((weights[..., None] * values).sum(2).flatten(2))
-
-    def _attend_to_source(self, attention: Any, hidden: Tensor, depth: int) -> Tensor:
-        keys, values = self.cross[depth]
-        weights = (self._heads(attention.q(hidden)) @ keys.transpose(2, 3) + self.hidden_from).softmax(
-            dim=-1
-        )  # (U, H, k, T)
-        return attention.o((weights @ values).transpose(1, 2).flatten(2))
-
-    def _heads(self, states: Tensor) -> Tensor:
-        """(U, k, H * d) -> (U, H, k, d)."""
-        return states.unflatten(2, (-1, self.width)).transpose(1, 2)
+    def _read(self, tokens: Tensor) -> Tensor:
+        """Enter tokens (U, k) as slots; return what is added to the scores of all slots so far, (U, H, k, S)."""
+        users, beams = tokens.shape
+        step = self.paths.shape[2]
+        own = torch.arange(self.read, self.read + beams, device=tokens.device)
+        self.paths = torch.cat([self.paths, own[:, None].expand(users, -1, 1)], dim=2)
+        self.read += beams
+        hidden = torch.full((users, beams, self.read), HIDDEN, device=tokens.device).scatter_(2, self.paths, 0)
+        distances = self.bias[:, :, self.bias.shape[2] - 1 - step :]  # (H, 1, step + 1)
+        return hidden[:, None] + distances[:, :, self.steps[: self.read]]

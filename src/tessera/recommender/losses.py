@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
+from tessera.recommender.network import Network
 from tessera.recommender.vocabulary import PAD
 
 
 def token_losses(model: T5ForConditionalGeneration, source: Tensor, target: Tensor) -> Tensor:
     """Return the sum of -log p(token) over all target tokens; source (B, T) and target (B, T') are padded with PAD."""
+    network = Network(model)
     decoder_input = nn.functional.pad(target[:, :-1], (1, 0), value=PAD)
-    logits = model(input_ids=source, attention_mask=source != PAD, decoder_input_ids=decoder_input).logits
+    logits = network.logits(network.decode(decoder_input, network.encode(source)))
     return nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), target.flatten(), ignore_index=PAD, reduction="sum"
     )
@@ -74,5 +76,4 @@ class TrainingLosses(nn.Module):
 
 def _pooled(model: T5ForConditionalGeneration, tokens: Tensor) -> Tensor:
     """Return the mean of the encoder's states over the tokens (I, L): (I, D)."""
-    states: Tensor = model.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
-    return states.float().mean(dim=1)
+    return Network(model).encode(tokens).states.float().mean(dim=1)

@@ -2,7 +2,8 @@
 
 IDs are sorted once, so the states of a level, numbered in that order, have consecutive children: a state is an
 integer, the children of state s are states starts[s] ... starts[s + 1] - 1 of the next level, and one array holds the
-token that leads to each. Nothing else is stored: for N items and L levels at most 2 N L integers.
+token that leads to each. Beside them stands where each state's items are. For N items and L levels that is at most
+3 N L integers, of 64 bits, since those are what `torch` takes as indices.
 """
 
 from collections.abc import Iterator
@@ -21,31 +22,31 @@ class Level(NamedTuple):
 
     starts: Tensor  # (S + 1,) first child of each state
     tokens: Tensor  # (C,) token that leads to each child
+    spans: Tensor  # (C + 1,) first place in the trie's items of each child
     first_token: int  # smallest of tokens
     last_token: int  # largest of tokens
     width: int  # children of the state that has the most
 
 
 class Trie(NamedTuple):
-    """Valid IDs; the leaves, states of the last level, hold items."""
+    """Valid IDs; the leaves, children of the last level, hold items."""
 
     levels: tuple[Level, ...]
-    leaf_starts: Tensor  # (leaves + 1,) first place in items of each leaf
     items: Tensor  # (N,) items, leaf after leaf, ascending within one
+    places: Tensor  # (N + 1,) where in items each item is; N for -1, which stands for no item
 
     def to(self, device: torch.device) -> "Trie":
         """Return the same trie on device."""
         levels = (
-            level._replace(starts=level.starts.to(device), tokens=level.tokens.to(device)) for level in self.levels
+            level._replace(starts=level.starts.to(device), tokens=level.tokens.to(device), spans=level.spans.to(device))
+            for level in self.levels
         )
-        return Trie(tuple(levels), self.leaf_starts.to(device), self.items.to(device))
+        return Trie(tuple(levels), self.items.to(device), self.places.to(device))
 
-    def spans(self) -> list[Tensor]:
-        """Return for each level the first place in items of each child (C + 1,): child c leads to spans[c : c + 2]."""
-        spans = [self.leaf_starts]
-        for level in reversed(self.levels[1:]):
-            spans.append(spans[-1][level.starts.long()])
-        return spans[::-1]
+    @property
+    def leaf_starts(self) -> Tensor:
+        """The first place in items of each leaf, (leaves + 1,)."""
+        return self.levels[-1].spans
 
     @property
     def distinct(self) -> bool:
@@ -55,7 +56,7 @@ class Trie(NamedTuple):
     @property
     def bytes(self) -> int:
         """How much memory the tables take."""
-        tables = [self.leaf_starts, self.items, *(table for level in self.levels for table in level[:2])]
+        tables = [self.items, self.places, *(table for level in self.levels for table in level[:3])]
         return sum(table.nbytes for table in tables)
 
 
@@ -75,18 +76,21 @@ def build_trie(tokens: NDArray[np.integer[Any]]) -> Trie:
         is_child[1:] |= sorted_ids[1:, level] != sorted_ids[:-1, level]
         levels.append(_level(is_state, is_child, sorted_ids[:, level]))
         is_state = is_child
-    return Trie(tuple(levels), _starts(is_state, np.ones_like(is_state)), torch.from_numpy(order.astype(np.int32)))
+    places = np.empty(len(order) + 1, dtype=np.int64)
+    places[order], places[-1] = np.arange(len(order)), len(order)
+    return Trie(tuple(levels), torch.from_numpy(order), torch.from_numpy(places))
 
 
 def _level(is_state: NDArray[np.bool_], is_child: NDArray[np.bool_], column: NDArray[np.integer[Any]]) -> Level:
-    starts, tokens = _starts(is_state, is_child), torch.from_numpy(column[is_child].astype(np.int32))
-    return Level(starts, tokens, int(tokens.min()), int(tokens.max()), int(starts.diff().max()))
+    tokens = torch.from_numpy(column[is_child].astype(np.int64))
+    starts, spans = _starts(is_state, is_child), _starts(is_child, np.ones_like(is_child))
+    return Level(starts, tokens, spans, int(tokens.min()), int(tokens.max()), int(starts.diff().max()))
 
 
 def _starts(is_state: NDArray[np.bool_], is_child: NDArray[np.bool_]) -> Tensor:
     """Return where among the children each state's own begin, and the number of children after them."""
     children_before: NDArray[np.int64] = np.cumsum(is_child) - is_child
-    return torch.from_numpy(np.append(children_before[is_state], is_child.sum()).astype(np.int32))
+    return torch.from_numpy(np.append(children_before[is_state], is_child.sum()))
 
 
 def walk(trie: Trie) -> Iterator[tuple[tuple[int, ...], list[int]]]:
