@@ -92,7 +92,7 @@ def fit(
     Raises CheckpointError where the loss is no longer a number, and ParamsError where a batch has fewer samples than
     there are processes.
     """
-    training = _Training(model, train, validation, ids, settings=settings, accelerator=accelerator)
+    training = Training(model, train, validation, ids, settings=settings, accelerator=accelerator)
     state = _resumed(store, training) or State([], {}, -math.inf, best_epoch=0, looks_without_gain=0)
     for row in state.history:
         on_epoch(row)
@@ -115,7 +115,7 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-class _Training:
+class Training:
     """The objects that a training goes through its epochs with."""
 
     def __init__(
@@ -243,7 +243,7 @@ class _Training:
         return total
 
 
-def _resumed(store: Store | None, training: _Training) -> State | None:
+def _resumed(store: Store | None, training: Training) -> State | None:
     checkpoint = store.load() if store is not None else None
     if checkpoint is None:
         return None

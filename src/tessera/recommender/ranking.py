@@ -1,6 +1,7 @@
 """Rank items for many users: batches by length, beam search, a share of the users each process, one table."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -96,9 +97,9 @@ def rank(
     batches.
     """
     trie = trie.to(model.device)
-    found = _nothing(len(source.lengths), beams)
-    for rows in progress(batches_by_length(source.lengths, batch_size=batch_size)):
-        batch = beam_search(
+
+    def search(rows: Tensor) -> Beams:
+        return beam_search(
             model,
             trie,
             source.padded(rows).to(model.device),
@@ -106,8 +107,25 @@ def rank(
             renormalise=renormalise,
             seen=None if seen is None else seen.padded(rows, filler=-1).to(model.device),
         )
+
+    found = _nothing(len(source.lengths), beams)
+    batches = batches_by_length(source.lengths, batch_size=batch_size)
+    for rows, batch in zip(progress(batches), _in_parallel(search, batches, model.device), strict=True):
         found.items[rows], found.scores[rows] = batch.items.cpu(), batch.scores.cpu()
     return found
+
+
+def _in_parallel(search: Callable[[Tensor], Beams], batches: Sequence[Tensor], device: torch.device) -> Iterator[Beams]:
+    """Yield what search finds for each of batches: on a CPU as many of them at once as there are threads.
+
+    Threads that share a batch wait for each other at every operation, and for long where another program uses a core
+    too; with a batch for each there is nothing to wait for, and the number of threads changes no score.
+    """
+    if device.type != "cpu":
+        yield from map(search, batches)
+        return
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(search, batches)
 
 
 def rankings_table(found: Beams, *, users: pl.Series, split: str, modality: str) -> pl.DataFrame:

@@ -1,0 +1,228 @@
+"""Ranking items by beam search: 20 beams, the T5 of the published size, the test histories of Instruments.
+
+Ours is the search of the stage rank_items. The peer is what everyone uses: `generate` of `transformers` with
+`prefix_allowed_tokens_fn` over a dictionary of prefixes, its cache switched on, histories in the order of their users,
+each batch padded to its longest. Both run in float32 on the same weights, and must find the same items: the lists are
+compared, and where two neighbours have changed places their scores must be within 1e-4 of each other.
+
+The peer ranks users taken at even distances from those of ours. The first case has the trie of the 6,250 items, the
+second one of a million random IDs. The limit is what the processor's matrix rate allows for the products of encoder and
+decoder on histories without padding.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import typer
+from instruments import Instruments, distinct_ids, instruments
+from published import Vocabularies, decoder_operations, encoder_operations, vocabularies
+from side_by_side import Case, Growth, alternate, matrix_rate, median_seconds, report
+from torch import Tensor
+from transformers import T5ForConditionalGeneration
+
+from tessera.recommender.batches import Rows, samples_of
+from tessera.recommender.beam import Beams
+from tessera.recommender.corpus import samples
+from tessera.recommender.ranking import rank
+from tessera.recommender.trie import Trie, build_trie
+from tessera.recommender.vocabulary import END, PAD, Tokens
+
+BEAMS = 20
+SAME_SCORE = 1e-4
+MODALITY = "text"
+
+
+class Work(NamedTuple):
+    """Users and the trie of the items to rank for them."""
+
+    name: str
+    model: T5ForConditionalGeneration
+    tokens: Tokens  # (N, L)
+    trie: Trie
+    source: Rows
+
+
+def main(
+    to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="All users, and more of them for the peer.")] = False,
+    users: Annotated[int, typer.Option(help="Users of ours in a run.")] = 1024,
+    peer_users: Annotated[int, typer.Option(help="Users of the peer in a run.")] = 32,
+    many_items: Annotated[int, typer.Option(help="Items of the large trie.")] = 1_000_000,
+    batch_size: Annotated[int, typer.Option(help="Users a batch.")] = 256,
+    runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
+) -> None:
+    """Compare the search of the stage with `generate`."""
+    data = instruments()
+    known = vocabularies(data)
+    everyone = test_histories(data, known)
+    users, peer_users = (len(everyone.lengths), 256) if full else (users, peer_users)
+    source = everyone.take(spread(len(everyone.lengths), users))
+    codes = distinct_ids(many_items, draw=np.random.default_rng(0))
+    model = known.model().eval()
+    works = [
+        Work(f"{name} items", model, tokens, build_trie(tokens), source)
+        for name, tokens in (
+            (f"{len(data.codes[MODALITY]):,}", known.tokens[MODALITY]),
+            (f"{many_items:,}", known.vocabulary.tokens(MODALITY, codes)),
+        )
+    ]
+    rate = matrix_rate()
+    cases = [compared(work, peer_users=peer_users, batch_size=batch_size, runs=runs, rate=rate) for work in works]
+    growth = grown(works[0], batch_size=batch_size)
+    report("rank", cases, to=to, growth=growth)
+
+
+def test_histories(data: Instruments, known: Vocabularies) -> Rows:
+    """Return the sources of the recommendation task for the test split."""
+    for task, table in samples(data.interactions, data.codes, known.vocabulary, split="test", max_history=20):
+        if task.is_recommendation and task.source == MODALITY:
+            return samples_of(table).source
+    raise LookupError(MODALITY)
+
+
+def spread(rows: int, count: int) -> Tensor:
+    """Return count of rows at even distances."""
+    return torch.from_numpy(((np.arange(count) + 0.5) * rows / count).astype(np.int64))
+
+
+def compared(work: Work, *, peer_users: int, batch_size: int, runs: int, rate: float) -> Case:
+    """Return the case of work; raise ValueError where the two find different items."""
+    asked = spread(len(work.source.lengths), peer_users)
+    prefixes = prefixes_of(work.tokens)
+    found = alternate(
+        peer=lambda: generated(work, asked, prefixes),
+        ours=lambda: ranked(work, batch_size=batch_size),
+        runs=runs,
+    )
+    theirs, ours = found.peers_result, Beams(*(part[asked] for part in found.our_result))
+    lengths = work.source.lengths.numpy()
+    tokens = 1 + (work.tokens.shape[1] - 1) * BEAMS
+    operations = encoder_operations(lengths) + decoder_operations(
+        tokens=tokens, seen=work.tokens.shape[1] / 2, lengths=lengths, vocabulary=len(work.model.lm_head.weight)
+    )
+    return Case(
+        work.name,
+        "users/s",
+        peer=peer_users / found.peer,
+        ours=len(lengths) / found.ours,
+        limit=rate * len(lengths) / operations,
+        facts={
+            "largest difference of a score": difference(ours, theirs),
+            "share of the peer's lists that are the same": float((ours.items == theirs.items).all(1).double().mean()),
+            "megabytes of the trie": work.trie.bytes / 1e6,
+            "milliseconds a step and user": 1e3 * found.ours / len(lengths) / work.tokens.shape[1],
+        },
+    )
+
+
+def ranked(work: Work, *, batch_size: int = 256, beams: int = BEAMS) -> Beams:
+    """Return what ours finds."""
+    return rank(work.model, work.trie, work.source, beams=beams, batch_size=batch_size, renormalise=False)
+
+
+class Prefixes(NamedTuple):
+    """What may follow each beginning of an ID, and whose the whole IDs are."""
+
+    after: dict[tuple[int, ...], list[int]]
+    items: dict[tuple[int, ...], list[int]]
+
+
+def prefixes_of(tokens: Tokens) -> Prefixes:
+    """Return the dictionaries that the peer looks prefixes up in."""
+    after: dict[tuple[int, ...], dict[int, None]] = {}
+    items: dict[tuple[int, ...], list[int]] = {}
+    for item, path in enumerate(map(tuple, tokens.tolist())):
+        items.setdefault(path, []).append(item)
+        for depth, token in enumerate(path):
+            after.setdefault(path[:depth], {})[token] = None
+    return Prefixes({prefix: sorted(following) for prefix, following in after.items()}, items)
+
+
+@torch.inference_mode()
+def generated(work: Work, users: Tensor, prefixes: Prefixes) -> Beams:
+    """Return what `generate` finds for users (U,) in batches of 32."""
+    batches = [generated_batch(work, rows, prefixes) for rows in users.split(32)]
+    return Beams(torch.cat([batch.items for batch in batches]), torch.cat([batch.scores for batch in batches]))
+
+
+def generated_batch(work: Work, users: Tensor, prefixes: Prefixes) -> Beams:
+    """Return what `generate` finds for a batch of users; an item that shares its ID with others stands for them."""
+    source = work.source.padded(users)
+    model: Any = work.model
+    found = model.generate(
+        input_ids=source,
+        attention_mask=(source != PAD).long(),
+        num_beams=BEAMS,
+        num_return_sequences=BEAMS,
+        max_new_tokens=work.tokens.shape[1],
+        prefix_allowed_tokens_fn=lambda _, prefix: prefixes.after.get(tuple(prefix.tolist()[1:]), [END]),
+        output_scores=True,
+        return_dict_in_generate=True,
+        length_penalty=1.0,
+        early_stopping=True,
+        do_sample=False,
+    )
+    paths = found.sequences[:, 1:].tolist()
+    scores = found.sequences_scores.view(len(users), BEAMS).tolist()
+    lists = [list_of(paths[row * BEAMS : (row + 1) * BEAMS], scores[row], prefixes) for row in range(len(users))]
+    return Beams(torch.tensor([items for items, _ in lists]), torch.tensor([scores for _, scores in lists]))
+
+
+def list_of(paths: list[list[int]], scores: list[float], prefixes: Prefixes) -> tuple[list[int], list[float]]:
+    """Return the BEAMS best items and scores of IDs: items that share one stand side by side."""
+    pairs = [(item, score) for path, score in zip(paths, scores, strict=True) for item in prefixes.items[tuple(path)]]
+    return [item for item, _ in pairs[:BEAMS]], [score for _, score in pairs[:BEAMS]]
+
+
+def difference(ours: Beams, theirs: Beams) -> float:
+    """Return how far scores of equal rank are apart; raise ValueError where that, or the items, tell of another result.
+
+    Items may stand in another order where their scores are as near as that, and at the end of a list another may.
+    """
+    apart = float((ours.scores - theirs.scores).abs().max())
+    if apart > SAME_SCORE:
+        raise ValueError(f"rank: expected the scores of the peer within {SAME_SCORE}, found them {apart} apart")
+    for mine, scores, their in zip(ours.items.tolist(), ours.scores.tolist(), theirs.items.tolist(), strict=True):
+        missing = set(mine) - set(their)
+        if any(scores[mine.index(item)] > scores[-1] + SAME_SCORE for item in missing):
+            raise ValueError(f"rank: expected the items {their} of the peer, found {mine}")
+    return apart
+
+
+def grown(work: Work, *, batch_size: int) -> list[Growth]:
+    """Return how the time of 256 users grows with beams, history and items, and all time with the users."""
+    levels = work.tokens.shape[1]
+    order = torch.argsort(work.source.lengths)
+    few = work._replace(source=work.source.take(spread(len(order), 256)))
+    by_users, by_beams, by_history, by_items = [], [], [], []
+    users, beams = [64, 128, 256, 512, 1024], [5, 10, 20, 50, 100]
+    for count in users:
+        some = work._replace(source=work.source.take(spread(len(order), count)))
+        by_users.append(median_seconds(partial(ranked, some, batch_size=batch_size), runs=3))
+    for count in beams:
+        by_beams.append(median_seconds(partial(ranked, few, beams=count), runs=3))
+    histories = [1, 2, 5, 10, 20]
+    for length in histories:
+        values = torch.full((256 * (length * levels + 1),), END, dtype=torch.int32)
+        offsets = torch.arange(257) * (length * levels + 1)
+        same = work._replace(source=Rows(values, offsets))
+        by_history.append(median_seconds(partial(ranked, same), runs=3))
+    items = [1_000, 10_000, 100_000, 1_000_000]
+    first = int(work.tokens.min(0).min())
+    for count in items:
+        codes = distinct_ids(count, draw=np.random.default_rng(0)) + first + 256 * np.arange(levels)
+        many = few._replace(trie=build_trie(codes))
+        by_items.append(median_seconds(partial(ranked, many), runs=3))
+    return [
+        Growth("ranking by users", "users", list(users), by_users),
+        Growth("ranking 256 users by beams", "beams", list(beams), by_beams),
+        Growth("ranking 256 users by history", "items", list(histories), by_history),
+        Growth("ranking 256 users by items", "items", list(items), by_items),
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,197 @@
+"""Training the T5 of the published size on all six tasks of Instruments: forward, backward, step.
+
+Ours is the training of the stage train_t5 (without the alignment loss, which the peer has not): batches of about equal
+length, the network of `tessera.recommender.network`. The peer is `transformers.Trainer` as it is used for this: the
+same model and the same small vocabulary, random batches padded to their longest source, dropout, AdamW and clipping
+the same. Both run in float32. Ours goes through batches taken at even distances from an epoch's, sorted by length, so
+that they stand for the whole epoch; the peer's random batches all do.
+
+The limit is what the processor's matrix rate allows for the products of the model on samples without padding.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+import torch
+import typer
+from instruments import Instruments, instruments
+from published import FORWARD_AND_BACKWARD, Vocabularies, decoder_operations, encoder_operations, vocabularies
+from side_by_side import Case, Growth, alternate, matrix_rate, median_seconds, report
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from tessera.recommender.batches import Samples, samples_of
+from tessera.recommender.corpus import samples
+from tessera.recommender.fitting import Settings, Training
+from tessera.recommender.losses import token_losses
+from tessera.recommender.validation import Validation
+from tessera.recommender.vocabulary import PAD
+from tessera.runtime import accelerator_on
+
+IGNORED = -100  # what `transformers` takes for no target
+SAME_LOSS = 1e-5
+HISTORIES = (1, 2, 5, 10, 20)
+
+
+def main(
+    to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="More batches, and a larger one.")] = False,
+    batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Samples a step.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of ours in a run; the peer makes an eighth of them.")] = 16,
+    runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
+) -> None:
+    """Compare the training of the stage with `transformers.Trainer`."""
+    data = instruments()
+    known = vocabularies(data)
+    corpus = training_samples(data, known)
+    rate = matrix_rate()
+    cases = [
+        compared(corpus, known, batch_size=size, steps=3 * steps if full else steps, runs=runs, rate=rate)
+        for size in batch_sizes or ([256, 1024] if full else [256])
+    ]
+    report("train", cases, to=to, growth=[by_history(data, corpus, known)])
+
+
+def training_samples(data: Instruments, known: Vocabularies) -> Samples:
+    """Return the training samples of all tasks."""
+    tables = samples(data.interactions, data.codes, known.vocabulary, split="train", max_history=20)
+    return samples_of(pl.concat([table for _, table in tables]))
+
+
+def compared(corpus: Samples, known: Vocabularies, *, batch_size: int, steps: int, runs: int, rate: float) -> Case:
+    """Return the case of batches of batch_size."""
+    training = our_training(corpus, known, batch_size=batch_size)
+    batches = spread(training.steps(0), corpus, count=steps)
+    peer = peer_training(corpus, known, batch_size=batch_size, steps=max(1, steps // 8))
+    difference = loss_difference(corpus, known, batches[len(batches) // 2][0])
+    found = alternate(peer=peer.train, ours=lambda: training.epoch(0, batches, batches), runs=runs)
+    ours = sum(len(rows) for step in batches for rows in step)
+    lengths = corpus.source.lengths.numpy()
+    operations = FORWARD_AND_BACKWARD * (
+        encoder_operations(lengths)
+        + decoder_operations(
+            tokens=int(corpus.target.lengths[0]), seen=3.0, lengths=lengths, vocabulary=known.vocabulary.size
+        )
+    )
+    return Case(
+        f"batches of {batch_size}",
+        "samples/s",
+        peer=batch_size * max(1, steps // 8) / found.peer,
+        ours=ours / found.ours,
+        limit=rate * len(lengths) / operations,
+        facts={
+            "relative difference of the loss of one batch": difference,
+            "gigaflop a second of the limit": rate / 1e9,
+        },
+    )
+
+
+def our_training(corpus: Samples, known: Vocabularies, *, batch_size: int) -> Training:
+    """Return the stage's training of a new model, with the published settings."""
+    settings = Settings(
+        lambda_implicit=0.0,
+        temperature=0.1,
+        epochs=1,
+        batch_size=batch_size,
+        accumulation=1,
+        lr=1e-3,
+        warmup=0.01,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        monitor="loss",
+        monitor_every=1,
+        patience=1,
+        seed=0,
+    )
+    accelerator = accelerator_on("cpu", precision="fp32")
+    return Training(
+        known.model(), corpus, Validation(corpus, ()), known.tokens, settings=settings, accelerator=accelerator
+    )
+
+
+def spread(steps: list[list[Tensor]], corpus: Samples, *, count: int) -> list[list[Tensor]]:
+    """Return count of an epoch's steps of one batch, at even distances in the order of their lengths."""
+    ordered = sorted(steps, key=lambda step: float(corpus.source.lengths[step[0]].double().mean()))
+    middles = (np.arange(count) + 0.5) * len(ordered) / count
+    return [ordered[int(place)] for place in middles]
+
+
+class Lists(Dataset[dict[str, list[int]]]):
+    """Samples as the lists that `Trainer` is given."""
+
+    def __init__(self, corpus: Samples) -> None:
+        self.sources = corpus.source.values.tolist(), corpus.source.offsets.tolist()
+        self.targets = corpus.target.values.tolist(), corpus.target.offsets.tolist()
+
+    def __len__(self) -> int:
+        return len(self.sources[1]) - 1
+
+    def __getitem__(self, sample: int) -> dict[str, list[int]]:
+        source, target = (
+            values[offsets[sample] : offsets[sample + 1]] for values, offsets in (self.sources, self.targets)
+        )
+        return {"input_ids": source, "labels": target}
+
+
+def padded(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """Return rows as one batch, padded to the longest."""
+    sources, targets = ([torch.tensor(row[name]) for row in rows] for name in ("input_ids", "labels"))
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    source = pad(sources, padding_value=PAD)
+    return {"input_ids": source, "attention_mask": source != PAD, "labels": pad(targets, padding_value=IGNORED)}
+
+
+def peer_training(corpus: Samples, known: Vocabularies, *, batch_size: int, steps: int) -> Any:
+    """Return a `Trainer` of a new model that makes steps steps at each call of train."""
+    arguments = TrainingArguments(
+        output_dir="/tmp/tessera-benchmark-train",
+        per_device_train_batch_size=batch_size,
+        max_steps=steps,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        lr_scheduler_type="cosine",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=0,
+    )
+    trainer = Trainer(model=known.model(), args=arguments, train_dataset=Lists(corpus), data_collator=padded)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+@torch.inference_mode()
+def loss_difference(corpus: Samples, known: Vocabularies, rows: Tensor) -> float:
+    """Return how far the two losses of the same batch and weights are apart; raise ValueError where they differ."""
+    model = known.model().eval()
+    source, target = corpus.source.padded(rows), corpus.target.padded(rows)
+    ours = float(token_losses(model, source, target)) / int((target != PAD).sum())
+    labels = target.masked_fill(target == PAD, IGNORED)
+    theirs = float(model(input_ids=source, attention_mask=source != PAD, labels=labels).loss)
+    difference = abs(ours - theirs) / theirs
+    if difference > SAME_LOSS:
+        raise ValueError(f"train: expected the loss {theirs} of the peer within {SAME_LOSS}, found {ours}")
+    return difference
+
+
+def by_history(data: Instruments, corpus: Samples, known: Vocabularies) -> Growth:
+    """Return the seconds of a step of 256 samples, by the items in their histories."""
+    training = our_training(corpus, known, batch_size=256)
+    levels = next(iter(data.codes.values())).shape[1]
+    seconds = []
+    for items in HISTORIES:
+        step = [[torch.nonzero(corpus.source.lengths == items * levels + 1)[:256, 0]]]
+        training.epoch(0, step, step)
+        seconds.append(median_seconds(partial(training.epoch, 0, step, step), runs=3))
+    return Growth("training step by history", "items", list(HISTORIES), seconds)
+
+
+if __name__ == "__main__":
+    typer.run(main)
