@@ -101,7 +101,8 @@ def small_plot(growth: Growth) -> str:
         [
             f'<text class="title" x="{LEFT}" y="16">{escape(growth.name)}</text>',
             f'<text x="{LEFT}" y="{bottom + 13}">{rounded(first)}</text>',
-            f'<text x="{CELL - RIGHT}" y="{bottom + 13}" text-anchor="end">{rounded(last)} {escape(growth.unit)}</text>',
+            f'<text x="{CELL - RIGHT}" y="{bottom + 13}" text-anchor="end">'
+            f"{rounded(last)} {escape(growth.unit)}</text>",
             f'<text x="{LEFT - 4}" y="{y.place(min(growth.seconds)):.1f}" text-anchor="end">'
             f"{rounded(min(growth.seconds))} s</text>",
             f'<text x="{LEFT - 4}" y="{y.place(max(growth.seconds)) + 8:.1f}" text-anchor="end">'
