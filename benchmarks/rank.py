@@ -29,6 +29,7 @@ from tessera.recommender.corpus import samples
 from tessera.recommender.ranking import rank
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import END, PAD, Tokens
+from tessera.runtime import keep_freed_memory
 
 BEAMS = 20
 SAME_SCORE = 1e-4
@@ -51,10 +52,12 @@ def main(
     users: Annotated[int, typer.Option(help="Users of ours in a run.")] = 1024,
     peer_users: Annotated[int, typer.Option(help="Users of the peer in a run.")] = 32,
     many_items: Annotated[int, typer.Option(help="Items of the large trie.")] = 1_000_000,
-    batch_size: Annotated[int, typer.Option(help="Users a batch.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Users a batch.")] = 64,
     runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
+    growth: Annotated[bool, typer.Option(help="Measure how the time grows with the work.")] = True,
 ) -> None:
     """Compare the search of the stage with `generate`."""
+    keep_freed_memory()
     data = instruments()
     known = vocabularies(data)
     everyone = test_histories(data, known)
@@ -71,8 +74,7 @@ def main(
     ]
     rate = matrix_rate()
     cases = [compared(work, peer_users=peer_users, batch_size=batch_size, runs=runs, rate=rate) for work in works]
-    growth = grown(works[0], batch_size=batch_size)
-    report("rank", cases, to=to, growth=growth)
+    report("rank", cases, to=to, growth=grown(works[0], batch_size=batch_size) if growth else [])
 
 
 def test_histories(data: Instruments, known: Vocabularies) -> Rows:
@@ -118,7 +120,7 @@ def compared(work: Work, *, peer_users: int, batch_size: int, runs: int, rate: f
     )
 
 
-def ranked(work: Work, *, batch_size: int = 256, beams: int = BEAMS) -> Beams:
+def ranked(work: Work, *, batch_size: int = 64, beams: int = BEAMS) -> Beams:
     """Return what ours finds."""
     return rank(work.model, work.trie, work.source, beams=beams, batch_size=batch_size, renormalise=False)
 

@@ -30,7 +30,7 @@ from tessera.recommender.fitting import Settings, Training
 from tessera.recommender.losses import token_losses
 from tessera.recommender.validation import Validation
 from tessera.recommender.vocabulary import PAD
-from tessera.runtime import accelerator_on
+from tessera.runtime import accelerator_on, keep_freed_memory
 
 IGNORED = -100  # what `transformers` takes for no target
 SAME_LOSS = 1e-5
@@ -43,8 +43,10 @@ def main(
     batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Samples a step.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of ours in a run; the peer makes an eighth of them.")] = 16,
     runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
+    growth: Annotated[bool, typer.Option(help="Measure how the time grows with the work.")] = True,
 ) -> None:
     """Compare the training of the stage with `transformers.Trainer`."""
+    keep_freed_memory()
     data = instruments()
     known = vocabularies(data)
     corpus = training_samples(data, known)
@@ -53,7 +55,7 @@ def main(
         compared(corpus, known, batch_size=size, steps=3 * steps if full else steps, runs=runs, rate=rate)
         for size in batch_sizes or ([256, 1024] if full else [256])
     ]
-    report("train", cases, to=to, growth=[by_history(data, corpus, known)])
+    report("train", cases, to=to, growth=[by_history(data, corpus, known)] if growth else [])
 
 
 def training_samples(data: Instruments, known: Vocabularies) -> Samples:
@@ -84,7 +86,7 @@ def compared(corpus: Samples, known: Vocabularies, *, batch_size: int, steps: in
         ours=ours / found.ours,
         limit=rate * len(lengths) / operations,
         facts={
-            "relative difference of the loss of one batch": difference,
+            "relative difference of a batch's loss": difference,
             "gigaflop a second of the limit": rate / 1e9,
         },
     )
@@ -120,26 +122,26 @@ def spread(steps: list[list[Tensor]], corpus: Samples, *, count: int) -> list[li
     return [ordered[int(place)] for place in middles]
 
 
-class Lists(Dataset[dict[str, list[int]]]):
-    """Samples as the lists that `Trainer` is given."""
+class Lists(Dataset[dict[str, Tensor]]):
+    """Samples one by one, as `Trainer` asks for them."""
 
     def __init__(self, corpus: Samples) -> None:
-        self.sources = corpus.source.values.tolist(), corpus.source.offsets.tolist()
-        self.targets = corpus.target.values.tolist(), corpus.target.offsets.tolist()
+        self.corpus = corpus
 
     def __len__(self) -> int:
-        return len(self.sources[1]) - 1
+        return len(self.corpus.items)
 
-    def __getitem__(self, sample: int) -> dict[str, list[int]]:
+    def __getitem__(self, sample: int) -> dict[str, Tensor]:
         source, target = (
-            values[offsets[sample] : offsets[sample + 1]] for values, offsets in (self.sources, self.targets)
+            rows.values[rows.offsets[sample] : rows.offsets[sample + 1]].long()
+            for rows in (self.corpus.source, self.corpus.target)
         )
         return {"input_ids": source, "labels": target}
 
 
-def padded(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+def padded(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return rows as one batch, padded to the longest."""
-    sources, targets = ([torch.tensor(row[name]) for row in rows] for name in ("input_ids", "labels"))
+    sources, targets = ([row[name] for row in rows] for name in ("input_ids", "labels"))
     pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     source = pad(sources, padding_value=PAD)
     return {"input_ids": source, "attention_mask": source != PAD, "labels": pad(targets, padding_value=IGNORED)}
