@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from tessera.codes.collisions import Paths
-from tessera.codes.quantizer import nearest, rows_in_block
+from tessera.codes.quantizer import rows_in_block
+from tessera.kmeans import nearest
 
 Present = NDArray[np.bool_]
 

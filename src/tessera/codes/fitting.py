@@ -9,7 +9,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tessera.codes.kmeans import POINTS_PER_CLUSTER, residual_kmeans
 from tessera.codes.losses import ABSENT, Losses, Objective, identifier_loss
 from tessera.codes.quantizer import (
     Architecture,
@@ -20,11 +19,16 @@ from tessera.codes.quantizer import (
     rows_in_block,
 )
 from tessera.errors import DataError
+from tessera.kmeans import kmeans
 
 Initialisation = Literal["kmeans", "random"]
 
 #: Takes the epochs and gives them back one by one, telling the user how far the training is.
 Progress = Callable[[Iterable[int]], Iterable[int]]
+
+#: The k-means of codebooks: items a code that it sees (the bound that Faiss uses), and Lloyd's iterations at most.
+POINTS_PER_CODE = 256
+ITERATIONS = 50
 
 #: Vectors that take at most this share of a GPU's free memory are kept there.
 RESIDENT_SHARE = 0.5
@@ -244,17 +248,27 @@ def _place_codes(
 ) -> None:
     """Give a modality its first codebooks (L, M, d): k-means of the first residuals, or uniform in +-1/M.
 
-    The k-means see at most POINTS_PER_CLUSTER items a code, drawn at random.
+    The k-means see at most POINTS_PER_CODE items a code, drawn at random.
     """
     part, size = quantizer.of(modality), quantizer.architecture.codebook_size
     if quantizer.architecture.method == "rqvae" and initialisation == "random":
         drawn = torch.rand(part.codebooks.shape, generator=generator)
         part.codebooks.copy_((2 * drawn - 1) / size)
         return
-    sample = torch.randperm(items.count, generator=generator)[: POINTS_PER_CLUSTER * size]
+    sample = torch.randperm(items.count, generator=generator)[: POINTS_PER_CODE * size]
     blocks = sample.split(rows_in_block(max(part.widths)))
     points = torch.cat([part.latents(items.rows(modality, rows)) for rows in blocks])
     part.codebooks.copy_(residual_kmeans(points, levels=len(part.codebooks), size=size, generator=generator))
+
+
+def residual_kmeans(points: Tensor, *, levels: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return codebooks (L, M, d): the k-means of points (S, d), that of what remains of them, and so on."""
+    codebooks = []
+    for _ in range(levels):
+        found = kmeans(points, size=size, starts=1, iterations=ITERATIONS, tolerance=0.0, generator=generator)
+        points = points - found.centres[found.assigned]
+        codebooks.append(found.centres)
+    return torch.stack(codebooks)
 
 
 def _standardise(part: ModalityQuantizer, modality: str, vectors: Tensor, *, present: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.errors import CheckpointError
+from tessera.kmeans import nearest
 
 Method = Literal["rqvae", "rkmeans"]
 
@@ -127,12 +128,6 @@ class CrossModalQuantizer(nn.Module):
     def forward(self, vectors: Mapping[str, Tensor]) -> dict[str, Quantized]:
         """Quantise vectors (B, D) of every modality."""
         return {modality: self.of(modality)(vectors[modality]) for modality in self.modalities}
-
-
-def nearest(points: Tensor, places: Tensor) -> Tensor:
-    """Return for each of points (B, d) the index (B,) of the nearest of places (M, d); the first one of equals."""
-    # |p - q|^2 without the |p|^2 that all places share.
-    return torch.addmm(places.square().sum(1), points, places.T, alpha=-2).argmin(1)
 
 
 def rows_in_block(columns: int) -> int:
