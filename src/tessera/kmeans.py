@@ -61,8 +61,12 @@ def kmeans(
 
 def nearest(points: Tensor, places: Tensor) -> Tensor:
     """Return for each of points (B, d) the index (B,) of the nearest of places (M, d); the first one of equals."""
-    # |p - q|^2 without the |p|^2 that all places share.
-    return torch.addmm(places.square().sum(1), points, places.T, alpha=-2).argmin(1)
+    return gaps(points, places).argmin(1)
+
+
+def gaps(points: Tensor, places: Tensor) -> Tensor:
+    """Return the squared distances (B, M) of points (B, d) from places (M, d), less each point's own square."""
+    return torch.addmm(places.square().sum(1), points, places.T, alpha=-2)
 
 
 def _sketch(points: Tensor, order: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,7 @@
 """Items without a modality take another item's path, and give way to it."""
 
 import numpy as np
+import torch
 
 from tessera.codes.absent import lend_paths
 from tessera.codes.collisions import Paths, resolve
@@ -14,7 +15,7 @@ def paths(codes):
 
 
 def rows(*values):
-    return np.array(values, np.float32)
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def test_by_hand():
@@ -62,7 +63,7 @@ def test_a_catalogue_of_which_a_third_lacks_pictures_gets_ids():
     lacking = np.arange(3000) < 1100
     codes[lacking] = 7
     path = Paths(codes, generator.normal(size=(3000, 2)).astype(np.float32), generator.normal(size=(4, 32, 2)))
-    vectors = {"text": generator.normal(size=(3000, 5)).astype(np.float32), "image": np.zeros((3000, 5), np.float32)}
+    vectors = {"text": torch.tensor(generator.normal(size=(3000, 5))).float(), "image": torch.zeros(3000, 5)}
     present = {"text": np.full(3000, True), "image": ~lacking}
     lent = lend_paths({"image": path}, vectors, present)["image"]
     resolved = resolve(lent, rule="reassign", names=[str(item) for item in range(3000)], present=~lacking)
