@@ -29,6 +29,9 @@ ABSENT = -1
 #: gradient through its length would be without bound.
 SHORTEST = 1e-3
 
+#: Stands for minus infinity: a row without any candidate would have gradients of nan.
+_LOWEST = -1e30
+
 #: What cross_entropy leaves out.
 _IGNORED = -100
 
@@ -102,7 +105,7 @@ def quantization_loss(residuals: Tensor, code_vectors: Tensor, *, alpha: float) 
 
 def reconstruction_loss(scaled: Tensor, reconstruction: Tensor) -> Tensor:
     """Return L_recon = |x - x_hat|^2 of scaled vectors and their reconstruction (B, D)."""
-    return (scaled - reconstruction).square().sum(-1).mean()
+    return functional.mse_loss(reconstruction, scaled, reduction="sum") / len(scaled)
 
 
 def positives(labels: Tensor, draws: Tensor) -> Tensor:
@@ -124,24 +127,31 @@ def positives(labels: Tensor, draws: Tensor) -> Tensor:
     return torch.where(labels == ABSENT, place, chosen)
 
 
-def similarities(anchors: Tensor, keys: Tensor, *, similarity: Similarity, temperature: float) -> Tensor:
-    """Return the similarities over temperature (..., B, B) of anchors and keys (..., B, d): cosine or inner product."""
+def similarities(
+    anchors: Tensor, keys: Tensor, *, candidates: Tensor, similarity: Similarity, temperature: float
+) -> Tensor:
+    """Return the similarities over temperature (..., B, B) of anchors and keys (..., B, d): cosine or inner product.
+
+    Those with keys that are no candidates (B,) are next to minus infinity.
+    """
     if similarity == "cosine":
         anchors, keys = (
             functional.normalize(anchors, dim=-1, eps=SHORTEST),
             functional.normalize(keys, dim=-1, eps=SHORTEST),
         )
-    return anchors @ keys.mT / temperature
+    # Temperature and mask go into the narrow factors, the mask as one more feature: the wide product is made once, and
+    # no pass over it follows.
+    mask = torch.where(candidates, 0.0, _LOWEST).to(keys).expand(keys.shape[:-1])
+    scaled = torch.cat([anchors / temperature, torch.ones_like(anchors[..., :1])], -1)
+    return scaled @ torch.cat([keys, mask[..., None]], -1).mT
 
 
-def info_nce(logits: Tensor, targets: Tensor, *, anchors: Tensor, candidates: Tensor) -> Tensor:
+def info_nce(logits: Tensor, targets: Tensor, *, anchors: Tensor) -> Tensor:
     """Return InfoNCE (...) of logits (..., B, B): the mean over anchors of -log softmax(row)[target].
 
     arXiv 1807.03748, equation 4. `targets` (B,) are the columns of the positives; `anchors` (B,) says which rows
-    count, `candidates` (B,) which columns stand in the denominator. Without any anchor the loss is 0.
+    count. Without any anchor the loss is 0.
     """
-    # The smallest number rather than minus infinity: a row without any candidate would have gradients of nan.
-    logits = logits.masked_fill(~candidates, torch.finfo(logits.dtype).min)
     targets = targets.masked_fill(~anchors, _IGNORED).expand(logits.shape[:-1])
     losses = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=_IGNORED, reduction="none")
     return losses.view(targets.shape).sum(-1) / anchors.sum().clamp(min=1)
@@ -155,20 +165,23 @@ def contrast_loss(
     Anchor: the residual of item i; positive: the residual, in the same modality, of an item that shares the *other*
     modality's pseudo-label (`targets`); denominator: the residuals of all items that have the modality.
     """
-    logits = similarities(
-        residuals, residuals, similarity=objective.similarity, temperature=objective.temperature
-    )  # (L', B, d) -> (L', B, B)
-    return info_nce(logits, targets, anchors=anchors, candidates=candidates)
+    logits = _logits(residuals, residuals, candidates=candidates, objective=objective)  # (L', B, d) -> (L', B, B)
+    return info_nce(logits, targets, anchors=anchors)
 
 
 def alignment_loss(one: Tensor, other: Tensor, *, has_one: Tensor, has_other: Tensor, objective: Objective) -> Tensor:
     """Return L_align (): InfoNCE between the summed codes (B, d) of one item in two modalities, both ways, summed."""
-    logits = similarities(one, other, similarity=objective.similarity, temperature=objective.temperature)
     targets = torch.arange(len(one), device=one.device)
     both = has_one & has_other
-    forth = info_nce(logits, targets, anchors=both, candidates=has_other)
-    back = info_nce(logits.mT, targets, anchors=both, candidates=has_one)
-    return forth + back
+    forth = _logits(one, other, candidates=has_other, objective=objective)
+    back = _logits(other, one, candidates=has_one, objective=objective)
+    return info_nce(forth, targets, anchors=both) + info_nce(back, targets, anchors=both)
+
+
+def _logits(anchors: Tensor, keys: Tensor, *, candidates: Tensor, objective: Objective) -> Tensor:
+    return similarities(
+        anchors, keys, candidates=candidates, similarity=objective.similarity, temperature=objective.temperature
+    )
 
 
 def _contrasts(

@@ -75,7 +75,7 @@ class ModalityQuantizer(nn.Module):
 
     def scaled(self, vectors: Tensor) -> Tensor:
         """Return vectors (B, D) as the encoder sees them."""
-        return (vectors - self.centre) / self.scale
+        return (vectors - self.centre).div_(self.scale)
 
     def latents(self, vectors: Tensor) -> Tensor:
         """Return the encoder's output (B, d) for vectors (B, D)."""
@@ -147,5 +147,5 @@ def _perceptron(widths: tuple[int, ...]) -> nn.Sequential:
     """Return linear layers of the given widths with a ReLU between each two, their weights not yet set."""
     layers: list[nn.Module] = []
     for inner, outer in pairwise(widths):
-        layers += [nn.utils.skip_init(nn.Linear, inner, outer), nn.ReLU()]
+        layers += [nn.utils.skip_init(nn.Linear, inner, outer), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
