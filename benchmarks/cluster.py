@@ -72,7 +72,7 @@ def compared(work: Work, *, runs: int) -> Case:
         raise AssertionError(f"{work}: expected an inertia of at most {WORSE} times {theirs}, found {ours}")
     operations = 4 * work.items * work.clusters * work.width
     return Case(
-        f"{work.items:,} x {work.width:,}, K = {work.clusters}, {work.starts} start{'s' * (work.starts > 1)}",
+        f"{work.items:,} x {work.width:,}, K = {work.clusters}, starts: {work.starts}",
         "items/s",
         peer=work.items / both.peer,
         ours=work.items / both.ours,
