@@ -37,6 +37,19 @@ def test_the_first_other_modality_that_an_item_has_decides():
     assert lent["image"].codes.tolist() == [[0, 0], [0, 0], [0, 0]]
 
 
+def test_blocks_do_not_change_who_lends(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    vectors = {"text": torch.randn(200, 5, generator=draw), "image": torch.zeros(200, 3)}
+    vectors["text"][150:] = vectors["text"][100:150]  # of equals the first lends
+    present = {"text": np.full(200, True), "image": np.arange(200) >= 60}
+    own = {"image": paths(np.arange(400).reshape(200, 2))}
+    whole = lend_paths(own, vectors, present)["image"]
+    monkeypatch.setattr("tessera.codes.absent.rows_in_block", lambda _: 7)
+    assert np.array_equal(lend_paths(own, vectors, present)["image"].codes, whole.codes)
+    nearest = 60 + torch.cdist(vectors["text"][:60], vectors["text"][60:]).argmin(1)
+    assert np.array_equal(whole.codes[:60], own["image"].codes[nearest])
+
+
 def test_nothing_is_lent_where_all_are_there_or_nobody_can_lend():
     vectors = {"text": rows([0.0], [1.0]), "image": rows([0.0], [1.0])}
     everyone, nobody = np.array([True, True]), np.array([False, False])

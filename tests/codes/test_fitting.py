@@ -1,12 +1,16 @@
 """Training: that it learns, that it repeats itself, and that every parameter does what it says."""
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from tessera.codes.encoding import encode
 from tessera.codes.fitting import _dead, _Items, _replace, fit, residual_kmeans
 from tessera.codes.losses import ABSENT, positives
 from tessera.codes.quantizer import CrossModalQuantizer
 from tessera.errors import DataError
+from tessera.row_files import vector_rows
 
 CPU = torch.device("cpu")
 
@@ -48,6 +52,17 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(fitted, wei
     assert same(weights(fitted().quantizer), usual)
     assert not same(weights(fitted(seed=1).quantizer), usual)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_vectors_in_a_file_give_the_weights_and_codes_that_tensors_give(fitted, shop, weights, usual, tmp_path):
+    given = shop()
+    for name, vectors in given.vectors.items():
+        pl.DataFrame({"vector": vectors.numpy()}).write_parquet(tmp_path / name)
+    with vector_rows({name: tmp_path / name for name in given.vectors}, scratch=tmp_path) as rows:
+        quantizer = fitted(given._replace(vectors=rows), architecture={"widths": {"text": 10, "image": 11}}).quantizer
+        assert same(weights(quantizer), usual)
+        read, held = (encode(quantizer, "text", each["text"], device=CPU) for each in (rows, given.vectors))
+    assert np.array_equal(read.residuals, held.residuals)
 
 
 @pytest.mark.parametrize(
