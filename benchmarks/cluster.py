@@ -42,7 +42,7 @@ class Work(NamedTuple):
         return cls(*map(int, text.split("x")))
 
 
-DEFAULT = ("2000x1024x128x10", "30000x256x128x1")
+DEFAULT = ("2000x2048x128x10", "30000x256x128x1")
 FULL = ("6250x4096x512x10", "200000x768x512x1")
 
 #: The shares of the items of the last work of which the growth is measured.

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Directions that a sketch keeps, points that they are found from, and rounds of finding them.
-SKETCH_WIDTH = 128
+#: Directions that a sketch keeps, points that they are found from, and rounds of finding them. Fewer directions cost
+#: inertia: with 128 of 4,096, starts that look best in the sketch end 2 % above those of 512.
+SKETCH_WIDTH = 512
 SKETCH_POINTS = 8192
 SKETCH_ROUNDS = 3
 
@@ -70,13 +71,13 @@ def gaps(points: Tensor, places: Tensor) -> Tensor:
 
 
 def _sketch(points: Tensor, order: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Return points (S, D) in about the SKETCH_WIDTH directions of most variance; narrow ones as they are.
+    """Return points (S, D) in about the SKETCH_WIDTH directions of most variance; up to twice as wide ones as they are.
 
     The directions are those of the first points of a random order (S,), found by subspace iteration (Halko,
     Martinsson and Tropp, 2011, algorithm 4.4).
     """
     width = points.shape[1]
-    if width <= SKETCH_WIDTH:
+    if width <= 2 * SKETCH_WIDTH:
         return points
     sample = points[order[:SKETCH_POINTS]]
     mean = sample.mean(0)
