@@ -28,6 +28,9 @@ GIB = 2**30
 SIDE = 2048
 PRODUCTS = 15
 
+#: Bytes copied to measure the rate of copying.
+COPIED = 2**28
+
 
 class Case(NamedTuple):
     """One comparison: rates in unit, of which the limit is what the hardware allows, and what else was found."""
@@ -57,12 +60,12 @@ class Case(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """How the seconds of a step grow with its work, counted in unit."""
+    """How the time of a piece of work grows with its size: seconds[i] for work[i] of unit."""
 
     name: str
     unit: str
-    work: list[float]
-    seconds: list[float]
+    work: Sequence[float]
+    seconds: Sequence[float]
 
 
 class Alternated(NamedTuple):
@@ -105,6 +108,14 @@ def matrix_rate() -> float:
     return 2 * SIDE**3 / median_seconds(lambda: one @ other, runs=PRODUCTS)
 
 
+def copy_rate() -> float:
+    """Return the bytes a second at which this process copies memory that no cache holds: the median."""
+    import numpy as np
+
+    one, other = np.ones((2, COPIED), dtype=np.uint8)
+    return COPIED / median_seconds(lambda: np.copyto(one, other), runs=PRODUCTS)
+
+
 class Spent(NamedTuple):
     """What a function took in a process of its own."""
 
@@ -127,7 +138,7 @@ def _measured(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Spent:
     return Spent(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB, result)
 
 
-def report(benchmark: str, cases: list[Case], *, to: Path | None, growth: Sequence[Growth] = ()) -> None:
+def report(benchmark: str, cases: list[Case], *, growth: Sequence[Growth] = (), to: Path | None) -> None:
     """Print cases as a table and, where to is given, write them as JSON; the first case stands for the benchmark."""
     table = Table("work", "unit", "peer", "ours", "times", "limit", "of limit", title=benchmark, title_justify="left")
     for case in cases:

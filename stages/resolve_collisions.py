@@ -15,9 +15,10 @@ from tessera.codes.collisions import resolve
 from tessera.codes.encoding import encode
 from tessera.codes.id_file import codes_of, estimated_paths, read_ids
 from tessera.codes.statistics import summary
-from tessera.codes.tables import id_table, matrix
+from tessera.codes.tables import id_table, rows_of
 from tessera.params import PARAMS_FILE, load_params
 from tessera.places import at_home
+from tessera.row_files import vector_rows
 from tessera.runtime import run, torch_device
 from tessera.schemas import IDS, ITEMS, VECTORS
 
@@ -32,26 +33,27 @@ def main(
 ) -> None:
     params = load_params(params_file)
     shop = read_table(items, ITEMS)
-    files = named_paths(vectors)
-    tables = {name: read_table(files[name], VECTORS) for name in params.modalities if name in files}
-    matrices = {name: matrix(tables.get(name), shop["item"], modality=name) for name in params.modalities}
+    files = {name: path for name, path in named_paths(vectors).items() if name in params.modalities}
+    tables = {name: read_table(path, VECTORS, columns=["item", "present"]) for name, path in files.items()}
     size = params.quant.codebook_size
 
     keys, present = shop["key"].to_list(), dict[str, NDArray[np.bool_]]()
-    if params.ids.source == "file":
-        published = read_ids(at_home(Path(params.ids.path)))
-        paths = {n: estimated_paths(codes_of(published, n, keys=keys), m, size=size) for n, m in matrices.items()}
-    else:
-        trained, device = load(quantizer, codebook_size=size), torch_device(params.device)
-        encoded = {n: encode(trained, n, m, device=device) for n, m in matrices.items()}
-        present = {n: tables[n]["present"].to_numpy() for n in matrices}
-        paths = lend_paths(encoded, matrices, present)
+    with vector_rows(files, scratch=ids.parent) as found:
+        rows = {n: rows_of(shop["item"], tables.get(n), found.get(n), modality=n) for n in params.modalities}
+        if params.ids.source == "file":
+            published = read_ids(at_home(Path(params.ids.path)))
+            paths = {n: estimated_paths(codes_of(published, n, keys=keys), m, size=size) for n, m in rows.items()}
+        else:
+            trained, device = load(quantizer, codebook_size=size), torch_device(params.device)
+            encoded = {n: encode(trained, n, m, device=device) for n, m in rows.items()}
+            present = {n: tables[n]["present"].to_numpy() for n in rows}
+            paths = lend_paths(encoded, rows, present)
     codes = {
         n: resolve(path, rule=params.ids.collisions, names=keys, present=present.get(n)) for n, path in paths.items()
     }
 
-    rows = [id_table(shop["item"], name, codes=codes[name], first=path.codes) for name, path in paths.items()]
-    write_table(ids, pl.concat(rows), IDS)
+    by_modality = [id_table(shop["item"], name, codes=codes[name], first=path.codes) for name, path in paths.items()]
+    write_table(ids, pl.concat(by_modality), IDS)
     lent = {name: {"items_lent_a_path": int((~there).sum())} for name, there in present.items()}
     write_json(metrics, {n: summary(path.codes, codes[n]) | lent.get(n, {}) for n, path in paths.items()})
 

@@ -13,6 +13,7 @@ from tessera.codes.losses import Objective
 from tessera.codes.quantizer import Architecture
 from tessera.codes.tables import stack_labels, stack_vectors
 from tessera.params import PARAMS_FILE, load_params
+from tessera.row_files import vector_rows
 from tessera.runtime import is_main_process, progress, run, torch_device, torch_generator
 from tessera.schemas import LABELS, VECTORS
 
@@ -32,26 +33,27 @@ def main(
     if params.ids.source == "file":
         write_nothing(quantizer, history, metrics)
         return
-    paths = named_paths(vectors)
-    tables = {name: read_table(path, VECTORS) for name, path in paths.items() if name in params.modalities}
-    catalogue = stack_vectors(tables, modalities=params.modalities)
-    fitted = fit(
-        catalogue.vectors,
-        stack_labels(read_table(labels, LABELS), catalogue),
-        architecture=Architecture(
-            method=quant.method,
-            widths={name: matrix.shape[1] for name, matrix in catalogue.vectors.items()},
-            levels=quant.levels,
-            codebook_size=quant.codebook_size,
-            latent_dim=quant.latent_dim,
-            hidden=tuple(quant.hidden),
-        ),
-        objective=Objective(**quant.model_dump(include=set(Objective.__dataclass_fields__))),
-        schedule=Schedule(**quant.model_dump(include=set(Schedule.__dataclass_fields__))),
-        generator=torch_generator(params.seed),
-        device=torch_device(params.device),
-        progress=partial(progress, title="epochs"),
-    )
+    paths = {name: path for name, path in named_paths(vectors).items() if name in params.modalities}
+    tables = {name: read_table(path, VECTORS, columns=["item", "present"]) for name, path in paths.items()}
+    with vector_rows(paths, scratch=quantizer.parent) as rows:
+        catalogue = stack_vectors(tables, rows, modalities=params.modalities)
+        fitted = fit(
+            catalogue.vectors,
+            stack_labels(read_table(labels, LABELS), catalogue),
+            architecture=Architecture(
+                method=quant.method,
+                widths={name: found.shape[1] for name, found in catalogue.vectors.items()},
+                levels=quant.levels,
+                codebook_size=quant.codebook_size,
+                latent_dim=quant.latent_dim,
+                hidden=tuple(quant.hidden),
+            ),
+            objective=Objective(**quant.model_dump(include=set(Objective.__dataclass_fields__))),
+            schedule=Schedule(**quant.model_dump(include=set(Schedule.__dataclass_fields__))),
+            generator=torch_generator(params.seed),
+            device=torch_device(params.device),
+            progress=partial(progress, title="epochs"),
+        )
     with whole_folder(quantizer) as folder:
         save(fitted.quantizer, folder)
     with whole_file(history) as partial_file:

@@ -1,6 +1,8 @@
 import json
 
+import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from tessera.artifacts import (
@@ -112,3 +114,12 @@ def test_named_paths():
             named_paths(wrong)
     with pytest.raises(ParamsError, match="a was given twice"):
         named_paths(["a=x", "a=y"])
+
+
+def test_vectors_are_written_in_row_groups_of_bounded_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("tessera.artifacts.GROUP", 30)
+    vectors = np.zeros((25, 4), np.float32)
+    table = pl.DataFrame({"item": pl.Series(range(25), dtype=pl.UInt32), "vector": vectors, "present": [True] * 25})
+    write_table(tmp_path / "vectors.parquet", table, VECTORS)
+    file = pq.ParquetFile(tmp_path / "vectors.parquet").metadata
+    assert [file.row_group(number).num_rows for number in range(file.num_row_groups)] == [7, 7, 7, 4]

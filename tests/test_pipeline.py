@@ -43,6 +43,7 @@ INFRASTRUCTURE = {
         "errors",
         "params",
         "places",
+        "row_files",
         "runtime",
         "schemas",
     )

@@ -17,6 +17,9 @@ from tessera.schemas import Schema
 
 Content = TypeVar("Content")
 
+#: Numbers in the vectors of a row group: 64 MiB of floats.
+GROUP = 2**24
+
 
 def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) -> pl.DataFrame:
     """Return the Parquet table at path, or some columns of it; raise TableError if it is missing or not of schema."""
@@ -28,7 +31,7 @@ def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) 
 def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
     """Write table to path as Parquet; raise TableError if it is not of schema."""
     with whole_file(path) as partial:
-        _checked(table, schema, path).write_parquet(partial)
+        _checked(table, schema, path).write_parquet(partial, row_group_size=_rows_of_a_group(table.schema))
 
 
 @contextmanager
@@ -95,6 +98,12 @@ def named_paths(options: list[str]) -> dict[str, Path]:
             raise ParamsError(f"{option!r}: {name} was given twice")
         paths[name] = Path(path)
     return paths
+
+
+def _rows_of_a_group(schema: Mapping[str, Any]) -> int | None:
+    """Return how many rows with vectors a reader of one row group at a time can be asked to hold; else the default."""
+    width = sum(dtype.size for dtype in schema.values() if isinstance(dtype, pl.Array))
+    return max(1, GROUP // width) if width else None
 
 
 def _opened(path: Path, read: Callable[[Path], Content]) -> Content:

@@ -1,6 +1,7 @@
 """Items without a modality take another item's path, and give way to it."""
 
 import numpy as np
+import torch
 
 from tessera.codes.absent import lend_paths
 from tessera.codes.collisions import Paths, resolve
@@ -14,7 +15,7 @@ def paths(codes):
 
 
 def rows(*values):
-    return np.array(values, np.float32)
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def test_by_hand():
@@ -34,6 +35,19 @@ def test_the_first_other_modality_that_an_item_has_decides():
     vectors["text"][1] = 9
     lent = lend_paths({"image": paths([[0, 0], [1, 1], [2, 2]])}, vectors, present)
     assert lent["image"].codes.tolist() == [[0, 0], [0, 0], [0, 0]]
+
+
+def test_blocks_do_not_change_who_lends(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    vectors = {"text": torch.randn(200, 5, generator=draw), "image": torch.zeros(200, 3)}
+    vectors["text"][150:] = vectors["text"][100:150]  # of equals the first lends
+    present = {"text": np.full(200, True), "image": np.arange(200) >= 60}
+    own = {"image": paths(np.arange(400).reshape(200, 2))}
+    whole = lend_paths(own, vectors, present)["image"]
+    monkeypatch.setattr("tessera.codes.absent.rows_in_block", lambda _: 7)
+    assert np.array_equal(lend_paths(own, vectors, present)["image"].codes, whole.codes)
+    nearest = 60 + torch.cdist(vectors["text"][:60], vectors["text"][60:]).argmin(1)
+    assert np.array_equal(whole.codes[:60], own["image"].codes[nearest])
 
 
 def test_nothing_is_lent_where_all_are_there_or_nobody_can_lend():
@@ -62,7 +76,7 @@ def test_a_catalogue_of_which_a_third_lacks_pictures_gets_ids():
     lacking = np.arange(3000) < 1100
     codes[lacking] = 7
     path = Paths(codes, generator.normal(size=(3000, 2)).astype(np.float32), generator.normal(size=(4, 32, 2)))
-    vectors = {"text": generator.normal(size=(3000, 5)).astype(np.float32), "image": np.zeros((3000, 5), np.float32)}
+    vectors = {"text": torch.tensor(generator.normal(size=(3000, 5))).float(), "image": torch.zeros(3000, 5)}
     present = {"text": np.full(3000, True), "image": ~lacking}
     lent = lend_paths({"image": path}, vectors, present)["image"]
     resolved = resolve(lent, rule="reassign", names=[str(item) for item in range(3000)], present=~lacking)

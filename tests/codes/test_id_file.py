@@ -5,6 +5,7 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tessera.codes.collisions import reassign, require_distinct
 from tessera.codes.id_file import codes_of, estimated_paths, read_ids
@@ -88,7 +89,7 @@ def test_a_file_that_is_not_there_or_not_parquet_is_refused(tmp_path):
 
 def test_places_of_codes_by_hand():
     codes = np.array([[0, 0], [0, 1], [2, 0]])
-    paths = estimated_paths(codes, np.float32([[1], [3], [10]]), size=3)
+    paths = estimated_paths(codes, torch.tensor([[1.0], [3.0], [10.0]]), size=3)
     # Code 0 of level 0 lies at (1 + 3) / 2 = 2 and code 2 at 10, which leaves -1, 1 and 0: code 0 of level 1 lies at
     # (-1 + 0) / 2 and code 1 at 1.
     np.testing.assert_allclose(paths.codebooks[0].flatten(), [2, np.nan, 10])
@@ -101,7 +102,7 @@ def test_places_and_residuals_equal_a_loop(levels, monkeypatch):
     draw = np.random.default_rng(0)
     codes, vectors = draw.integers(0, 4, size=(40, levels)), draw.normal(size=(40, 3)).astype(np.float32)
     monkeypatch.setattr("tessera.codes.id_file.BLOCK", 3 * 7)
-    paths = estimated_paths(codes, vectors, size=5)
+    paths = estimated_paths(codes, torch.from_numpy(vectors), size=5)
     left = vectors.astype(float)
     for level in range(levels):
         if level == max(levels - 2, 0):
@@ -115,17 +116,17 @@ def test_places_and_residuals_equal_a_loop(levels, monkeypatch):
 
 
 def test_the_codebook_grows_to_the_largest_code():
-    assert estimated_paths(np.array([[7]]), np.zeros((1, 2), np.float32), size=4).codebooks.shape == (1, 8, 2)
-    assert estimated_paths(np.array([[1]]), np.zeros((1, 2), np.float32), size=4).codebooks.shape == (1, 4, 2)
+    assert estimated_paths(np.array([[7]]), torch.zeros(1, 2), size=4).codebooks.shape == (1, 8, 2)
+    assert estimated_paths(np.array([[1]]), torch.zeros(1, 2), size=4).codebooks.shape == (1, 4, 2)
 
 
 def test_without_vectors_the_order_of_codes_decides():
-    paths = estimated_paths(np.array([[0, 3], [0, 3], [0, 3]]), np.empty((3, 0), np.float32), size=4)
+    paths = estimated_paths(np.array([[0, 3], [0, 3], [0, 3]]), torch.empty(3, 0), size=4)
     assert reassign(paths, names=KEYS).tolist() == [[0, 3], [0, 0], [0, 1]]
 
 
 def test_vectors_are_left_alone():
-    vectors = np.ones((2, 2), np.float32)
+    vectors = torch.ones(2, 2)
     estimated_paths(np.array([[0], [0]]), vectors, size=2)
     assert (vectors == 1).all()
 
@@ -137,7 +138,8 @@ def test_the_published_ids_of_instruments_become_distinct(shared_data):
     keys = vectors["item"].to_list()
     codes = codes_of(table, "text", keys=keys)
     assert (len(codes), len(np.unique(codes, axis=0))) == (6250, 5988)
-    paths = estimated_paths(codes, vectors["embedding"].cast(pl.Array(pl.Float32, 512)).to_numpy(), size=256)
+    rows = torch.from_numpy(vectors["embedding"].to_numpy(writable=True))
+    paths = estimated_paths(codes, rows, size=256)
     found = reassign(paths, names=keys)
     require_distinct(found, names=keys)
     assert np.array_equal(found[:, :2], codes[:, :2])

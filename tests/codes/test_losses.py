@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.codes import losses
 from tessera.codes.losses import (
     ABSENT,
     SHORTEST,
@@ -15,10 +16,10 @@ from tessera.codes.losses import (
     contrast_loss,
     identifier_loss,
     info_nce,
+    narrow_factors,
     positives,
     quantization_loss,
     reconstruction_loss,
-    similarities,
 )
 from tessera.codes.quantizer import CrossModalQuantizer, initialise_layers
 
@@ -100,45 +101,75 @@ def test_every_other_item_is_equally_likely():
 def test_similarities_equal_loops(objective, similarity):
     chosen = objective(similarity=similarity, temperature=0.3)
     one, other = random(5, 3), random(5, 3, seed=1)
-    found = similarities(one, other, similarity=similarity, temperature=0.3)
-    torch.testing.assert_close(found, slow_logits(one, other, chosen), rtol=1e-4, atol=1e-5)
+    candidates = torch.tensor([True, True, False, True, True])
+    rows, columns = narrow_factors(one, other, candidates=candidates, similarity=similarity, temperature=0.3)
+    found = rows @ columns.T
+    expected = slow_logits(one, other, chosen)
+    torch.testing.assert_close(found[:, candidates], expected[:, candidates], rtol=1e-4, atol=1e-5)
+    assert (found[:, 2] < -1e29).all()
 
 
 def test_a_vector_without_direction_has_a_bounded_gradient():
     still = torch.zeros(2, 3, requires_grad=True)
-    similarities(still, torch.ones(2, 3), similarity="cosine", temperature=1.0).sum().backward()
+    everyone = torch.ones(2, dtype=torch.bool)
+    rows, _ = narrow_factors(still, torch.ones(2, 3), candidates=everyone, similarity="cosine", temperature=1.0)
+    rows.sum().backward()
     assert still.grad.abs().max() <= 2 / SHORTEST
 
 
+def plain_info_nce(rows, columns, targets, anchors):
+    losses = torch.nn.functional.cross_entropy(rows @ columns.T, targets, reduction="none")
+    return losses[anchors].sum() / max(1, int(anchors.sum()))
+
+
 @settings(deadline=None, max_examples=50)
-@given(st.integers(1, 9), st.integers(0, 2**31))
-def test_info_nce_equals_a_loop(items, seed):
+@given(st.integers(1, 9), st.integers(0, 2**31), st.integers(1, 40))
+def test_info_nce_and_its_gradients_equal_loops_whatever_the_blocks(items, seed, block):
     draw = torch.Generator().manual_seed(seed)
-    logits = torch.randn(items, items, generator=draw)
+    one, other = (torch.randn(items, 4, generator=draw).requires_grad_() for _ in range(2))
     candidates = torch.rand(items, generator=draw) < 0.8
     anchors = candidates & (torch.rand(items, generator=draw) < 0.7)
     possible = candidates.nonzero().flatten()
     targets = torch.arange(items)
     if len(possible):
         targets = possible[torch.randint(len(possible), (items,), generator=draw)]
-    found = info_nce(logits, targets, anchors=anchors, candidates=candidates)
-    assert float(found) == pytest.approx(slow_info_nce(logits, targets, anchors, candidates), abs=1e-5)
+    rows, columns = narrow_factors(one, other, candidates=candidates, similarity="inner", temperature=1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "LOGITS", block)
+        found = info_nce(rows, columns, targets, anchors=anchors)
+    expected = slow_info_nce((one @ other.T).detach(), targets, anchors, candidates)
+    assert float(found.detach()) == pytest.approx(expected, abs=1e-5)
+    gradients = torch.autograd.grad(3 * found, (one, other), retain_graph=True)
+    known = torch.autograd.grad(3 * plain_info_nce(rows, columns, targets, anchors), (one, other))
+    for gradient, its_twin in zip(gradients, known, strict=True):
+        torch.testing.assert_close(gradient, its_twin, atol=1e-5, rtol=1e-5)
 
 
 def test_info_nce_by_hand():
     # Two items that tell nothing apart: log 2 each.
     everyone = torch.ones(2, dtype=torch.bool)
-    found = info_nce(torch.zeros(2, 2), torch.tensor([1, 0]), anchors=everyone, candidates=everyone)
+    found = info_nce(torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([1, 0]), anchors=everyone)
     assert float(found) == pytest.approx(math.log(2))
 
 
+def test_a_positive_that_is_all_but_impossible_has_a_finite_loss():
+    found = info_nce(
+        torch.tensor([[500.0], [0.0]]),
+        torch.tensor([[1.0], [0.0]]),
+        torch.tensor([1, 0]),
+        anchors=torch.tensor([True, False]),
+    )
+    assert float(found) == 500
+
+
 def test_without_anchors_or_candidates_the_loss_is_zero_and_so_are_gradients():
-    logits = random(3, 3).requires_grad_()
+    one = random(3, 4).requires_grad_()
     nobody = torch.zeros(3, dtype=torch.bool)
-    loss = info_nce(logits, torch.arange(3), anchors=nobody, candidates=nobody)
+    rows, columns = narrow_factors(one, one, candidates=nobody, similarity="cosine", temperature=0.1)
+    loss = info_nce(rows, columns, torch.arange(3), anchors=nobody)
     loss.backward()
     assert float(loss.detach()) == 0
-    assert not logits.grad.any()
+    assert not one.grad.any()
 
 
 def test_contrast_loss_equals_loops_at_each_level(objective):

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tessera.codes.losses import quantization_loss, reconstruction_loss
 from tessera.codes.quantizer import (
@@ -12,7 +10,6 @@ from tessera.codes.quantizer import (
     CrossModalQuantizer,
     ModalityQuantizer,
     initialise_layers,
-    nearest,
     rows_in_block,
 )
 from tessera.errors import CheckpointError
@@ -42,20 +39,6 @@ def test_two_levels_by_hand():
     assert result.code_vectors.squeeze(-1).tolist() == [[10.0, 0.0], [-1.0, 2.0]]
     assert result.summed.squeeze(-1).tolist() == [9.0, 2.0]
     assert result.reconstruction.squeeze(-1).tolist() == [9.0, 2.0]
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 9), st.integers(1, 4))
-def test_nearest_is_the_nearest(seed, points, places, width):
-    draw = torch.Generator().manual_seed(seed)
-    p, q = torch.randn(points, width, generator=draw), torch.randn(places, width, generator=draw)
-    chosen = (p - q[nearest(p, q)]).square().sum(1)
-    closest = (p[:, None] - q[None]).square().sum(2).min(1).values
-    torch.testing.assert_close(chosen, closest)
-
-
-def test_nearest_is_the_first_of_equals():
-    assert nearest(torch.tensor([[0.0]]), torch.tensor([[1.0], [-1.0], [1.0]])).tolist() == [0]
 
 
 def test_quantisation_equals_a_loop_over_items():

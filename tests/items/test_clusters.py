@@ -43,9 +43,9 @@ def inertia(vectors, labels):
 
 
 def test_more_initialisations_and_iterations_find_tighter_clusters(cloud):
-    hasty = cluster(cloud, clusters=8, initialisations=1, iterations=1, seed=0)
-    longer = cluster(cloud, clusters=8, initialisations=1, iterations=100, seed=0)
-    thorough = cluster(cloud, clusters=8, initialisations=30, iterations=100, seed=0)
+    hasty = cluster(cloud, clusters=8, initialisations=1, iterations=1, seed=1)
+    longer = cluster(cloud, clusters=8, initialisations=1, iterations=100, seed=1)
+    thorough = cluster(cloud, clusters=8, initialisations=30, iterations=100, seed=1)
     assert inertia(cloud, thorough) < inertia(cloud, longer) < inertia(cloud, hasty)
 
 
@@ -101,6 +101,6 @@ def test_metrics_worked_by_hand():
     }
 
 
-def test_the_module_loads_without_scikit_learn():
-    check = "import sys, tessera.items.clusters; assert 'sklearn' not in sys.modules"
+def test_the_module_loads_without_torch():
+    check = "import sys, tessera.items.clusters; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -4,20 +4,22 @@ Their vectors are all the same, the mean, and so would be their codes: a crowd t
 that a few levels cannot tell apart. What a product's text is like tells more of its missing picture than the mean does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.codes.collisions import Paths
-from tessera.codes.quantizer import nearest, rows_in_block
+from tessera.codes.collisions import Integers, Paths
+from tessera.codes.quantizer import rows_in_block
+from tessera.codes.rows import Rows
+from tessera.kmeans import gaps
 
 Present = NDArray[np.bool_]
 
 
 def lend_paths(
-    paths: Mapping[str, Paths], vectors: Mapping[str, NDArray[np.float32]], present: Mapping[str, Present]
+    paths: Mapping[str, Paths], vectors: Mapping[str, Rows], present: Mapping[str, Present]
 ) -> dict[str, Paths]:
     """Return paths with those of absent items replaced.
 
@@ -28,9 +30,7 @@ def lend_paths(
     return {name: _lent(path, name, vectors, present) for name, path in paths.items()}
 
 
-def _lent(
-    path: Paths, modality: str, vectors: Mapping[str, NDArray[np.float32]], present: Mapping[str, Present]
-) -> Paths:
+def _lent(path: Paths, modality: str, vectors: Mapping[str, Rows], present: Mapping[str, Present]) -> Paths:
     absent = ~present[modality]
     if not absent.any():
         return path
@@ -39,13 +39,26 @@ def _lent(
         borrowers = np.flatnonzero(absent & present[other])
         donors = np.flatnonzero(present[modality] & present[other])
         if len(borrowers) and len(donors):
-            lenders[borrowers] = donors[_nearest_rows(vectors[other][borrowers], vectors[other][donors])]
+            lenders[borrowers] = _nearest_rows(vectors[other], borrowers, donors)
             absent = absent & ~present[other]
     return path._replace(codes=path.codes[lenders], residuals=path.residuals[lenders])
 
 
-def _nearest_rows(points: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return for each of points (B, D) the index (B,) of the nearest of places (M, D)."""
-    targets = torch.from_numpy(places)
-    blocks = torch.from_numpy(points).split(rows_in_block(len(places)))
-    return torch.cat([nearest(block, targets) for block in blocks]).numpy()
+def _nearest_rows(vectors: Rows, points: Integers, places: Integers) -> Integers:
+    """Return for each row of vectors (N, D) that points (B,) names the nearest (B,) of those that places (M,) names."""
+    size = rows_in_block(vectors.shape[1])
+    return np.concatenate([_nearest_of(vectors, block, places, size=size) for block in _blocks(points, size)])
+
+
+def _nearest_of(vectors: Rows, points: Integers, places: Integers, *, size: int) -> Integers:
+    own = vectors[torch.from_numpy(points)]
+    closest, chosen = torch.full((len(points),), torch.inf), torch.empty(len(points), dtype=torch.int64)
+    for block in map(torch.from_numpy, _blocks(places, size)):
+        distances, place = gaps(own, vectors[block]).min(1)
+        nearer = distances < closest
+        closest, chosen = torch.where(nearer, distances, closest), torch.where(nearer, block[place], chosen)
+    return chosen.numpy()
+
+
+def _blocks(rows: Integers, size: int) -> Iterator[Integers]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -1,5 +1,7 @@
 """Learn a quantizer from the vectors and pseudo-labels of all items."""
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -9,7 +11,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tessera.codes.kmeans import POINTS_PER_CLUSTER, residual_kmeans
 from tessera.codes.losses import ABSENT, Losses, Objective, identifier_loss
 from tessera.codes.quantizer import (
     Architecture,
@@ -19,12 +20,18 @@ from tessera.codes.quantizer import (
     initialise_layers,
     rows_in_block,
 )
+from tessera.codes.rows import Rows
 from tessera.errors import DataError
+from tessera.kmeans import kmeans
 
 Initialisation = Literal["kmeans", "random"]
 
 #: Takes the epochs and gives them back one by one, telling the user how far the training is.
 Progress = Callable[[Iterable[int]], Iterable[int]]
+
+#: The k-means of codebooks: items a code that it sees (the bound that Faiss uses), and Lloyd's iterations at most.
+POINTS_PER_CODE = 256
+ITERATIONS = 50
 
 #: Vectors that take at most this share of a GPU's free memory are kept there.
 RESIDENT_SHARE = 0.5
@@ -58,7 +65,7 @@ class _Batch(NamedTuple):
 
 
 def fit(
-    vectors: Mapping[str, Tensor],
+    vectors: Mapping[str, Rows],
     labels: Mapping[str, Tensor],
     *,
     architecture: Architecture,
@@ -100,35 +107,35 @@ class _Items:
     def __init__(
         self,
         modalities: tuple[str, ...],
-        vectors: Mapping[str, Tensor],
+        vectors: Mapping[str, Rows],
         labels: Mapping[str, Tensor],
         *,
         device: torch.device,
     ) -> None:
         self.device = device
         self.vectors = {modality: vectors[modality] for modality in modalities}
+        self.home = torch.device("cpu")  # where the numbers of rows go that are to be read
         if _fit_on(device, self.vectors.values()):
-            self.vectors = {modality: tensor.to(device) for modality, tensor in self.vectors.items()}
+            self.vectors = {modality: _moved(rows, device) for modality, rows in self.vectors.items()}
+            self.home = device
         self.labels = {modality: labels[modality].to(device) for modality in modalities}
-        self.count = len(next(iter(self.vectors.values())))
+        self.count = self.vectors[modalities[0]].shape[0]
 
     def rows(self, modality: str, rows: Tensor) -> Tensor:
         """Return some rows (B,) of the vectors of a modality, on the device."""
-        vectors = self.vectors[modality]
-        return vectors[rows.to(vectors.device)].to(self.device, non_blocking=True)
+        return self.vectors[modality][rows.to(self.home)].to(self.device, non_blocking=True)
 
     def batches(self, size: int, *, generator: torch.Generator) -> Iterator[_Batch]:
         """Yield all items in a new order, in the fewest batches of at most size items, equal to within one item."""
         pairs = tuple(permutations(self.vectors, 2))
         draws = torch.rand(len(pairs), self.count, generator=generator).to(self.device)
         order = torch.randperm(self.count, generator=generator)
-        homes = {vectors.device for vectors in self.vectors.values()} | {self.device}
-        orders = {home: order.to(home).tensor_split(-(-self.count // size)) for home in homes}
+        to_read, here = (order.to(place).tensor_split(-(-self.count // size)) for place in (self.home, self.device))
         start = 0
-        for number, rows in enumerate(orders[self.device]):
+        for read, rows in zip(to_read, here, strict=True):
             end = start + len(rows)
             yield _Batch(
-                {m: self.rows(m, orders[vectors.device][number]) for m, vectors in self.vectors.items()},
+                {m: self.rows(m, read) for m in self.vectors},
                 {m: labels[rows] for m, labels in self.labels.items()},
                 {pair: draws[row, start:end] for row, pair in enumerate(pairs)},
             )
@@ -244,48 +251,56 @@ def _place_codes(
 ) -> None:
     """Give a modality its first codebooks (L, M, d): k-means of the first residuals, or uniform in +-1/M.
 
-    The k-means see at most POINTS_PER_CLUSTER items a code, drawn at random.
+    The k-means see at most POINTS_PER_CODE items a code, drawn at random.
     """
     part, size = quantizer.of(modality), quantizer.architecture.codebook_size
     if quantizer.architecture.method == "rqvae" and initialisation == "random":
         drawn = torch.rand(part.codebooks.shape, generator=generator)
         part.codebooks.copy_((2 * drawn - 1) / size)
         return
-    sample = torch.randperm(items.count, generator=generator)[: POINTS_PER_CLUSTER * size]
+    sample = torch.randperm(items.count, generator=generator)[: POINTS_PER_CODE * size]
     blocks = sample.split(rows_in_block(max(part.widths)))
     points = torch.cat([part.latents(items.rows(modality, rows)) for rows in blocks])
     part.codebooks.copy_(residual_kmeans(points, levels=len(part.codebooks), size=size, generator=generator))
 
 
-def _standardise(part: ModalityQuantizer, modality: str, vectors: Tensor, *, present: Tensor) -> None:
+def residual_kmeans(points: Tensor, *, levels: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return codebooks (L, M, d): the k-means of points (S, d), that of what remains of them, and so on."""
+    codebooks = []
+    for _ in range(levels):
+        found = kmeans(points, size=size, starts=1, iterations=ITERATIONS, tolerance=0.0, generator=generator)
+        points = points - found.centres[found.assigned]
+        codebooks.append(found.centres)
+    return torch.stack(codebooks)
+
+
+def _standardise(part: ModalityQuantizer, modality: str, vectors: Rows, *, present: Tensor) -> None:
     """Set the centre and scale of part from those of vectors (N, D) that are present (N,), block by block.
 
     The items without the modality hold the mean: to the network they are 0.
     """
-    blocks = rows_in_block(vectors.shape[1])
     count = int(present.sum())
     if count == 0:
-        raise DataError(f"{modality}: expected an item that has this modality, found none among {len(vectors)}")
+        raise DataError(f"{modality}: expected an item that has this modality, found none among {len(present)}")
 
     def parts() -> Iterator[Tensor]:
-        pairs = zip(vectors.split(blocks), present.split(blocks), strict=True)
-        return (rows.double()[kept.to(rows.device)] for rows, kept in pairs)
+        return (vectors[block][present[block].cpu()].double() for block in _blocks(vectors))
 
-    centre = torch.stack([rows.sum(0) for rows in parts()]).sum(0) / count
-    variance = torch.stack([(rows - centre).square().mean(1).sum() for rows in parts()]).sum() / count
+    centre = functools.reduce(torch.add, (rows.sum(0) for rows in parts())) / count
+    variance = functools.reduce(torch.add, ((rows - centre).square().mean(1).sum() for rows in parts())) / count
     if not torch.isfinite(variance):
         raise DataError(f"{modality}: expected finite vectors, found some that are not")
     part.centre.copy_(centre)
     part.scale.copy_(variance.sqrt() if variance > 0 else torch.ones(()))
 
 
-def _require_fitting(vectors: Mapping[str, Tensor], labels: Mapping[str, Tensor], architecture: Architecture) -> None:
+def _require_fitting(vectors: Mapping[str, Rows], labels: Mapping[str, Tensor], architecture: Architecture) -> None:
     """Raise DataError unless every modality has vectors of its width and labels, all for the same number of items."""
     for modality in architecture.widths:
         if modality not in vectors or modality not in labels:
             missing = "labels" if modality in vectors else "vectors"
             raise DataError(f"{modality}: expected vectors and labels, found no {missing}")
-    items = len(vectors[next(iter(architecture.widths))])
+    items = vectors[next(iter(architecture.widths))].shape[0]
     for modality, width in architecture.widths.items():
         found, labelled = tuple(vectors[modality].shape), len(labels[modality])
         if found != (items, width) or labelled != items:
@@ -295,11 +310,26 @@ def _require_fitting(vectors: Mapping[str, Tensor], labels: Mapping[str, Tensor]
             )
 
 
-def _fit_on(device: torch.device, tensors: Iterable[Tensor]) -> bool:
+def _fit_on(device: torch.device, vectors: Iterable[Rows]) -> bool:
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
-    return sum(tensor.nbytes for tensor in tensors) <= RESIDENT_SHARE * free
+    return sum(math.prod(rows.shape) for rows in vectors) * torch.float32.itemsize <= RESIDENT_SHARE * free
+
+
+def _moved(vectors: Rows, device: torch.device) -> Tensor:
+    """Return all of vectors (N, D) on the device."""
+    moved = torch.empty(*vectors.shape, device=device)
+    for block in _blocks(vectors):
+        moved[block] = vectors[block].to(device)
+    return moved
+
+
+def _blocks(vectors: Rows) -> Iterator[slice]:
+    """Yield the rows of vectors (N, D) as slices of a bounded size, in order."""
+    count, width = vectors.shape
+    rows = rows_in_block(width)
+    return (slice(start, start + rows) for start in range(0, count, rows))
 
 
 def _by_level(name: str, marks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """IDs that somebody else made: read from a file, matched to the items by key, and given distances of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tessera.codes.collisions import LARGEST_CODEBOOK, NAMED, Integers, Paths
+from tessera.codes.rows import Rows
 from tessera.errors import DataError, TableError
 
 #: Vectors summed at one time: 128 MiB of doubles.
@@ -57,7 +58,7 @@ def codes_of(ids: pl.DataFrame, modality: str, *, keys: Sequence[str]) -> Intege
     return matched["codes"].list.to_array(length).to_numpy().astype(np.int64).reshape(-1, length)
 
 
-def estimated_paths(codes: Integers, vectors: NDArray[np.float32], *, size: int) -> Paths:
+def estimated_paths(codes: Integers, vectors: Rows, *, size: int) -> Paths:
     """Return codes (N, L) with distances that their own items imply, since their codebooks are not at hand.
 
     Level by level, the place of a code is the mean of what is left of the vectors (N, D) of the items that hold it;
@@ -66,30 +67,37 @@ def estimated_paths(codes: Integers, vectors: NDArray[np.float32], *, size: int)
     """
     size = max(size, int(codes.max(initial=-1)) + 1)
     codebooks = np.full((codes.shape[1], size, vectors.shape[1]), np.nan, dtype=np.float32)
-    left = vectors.copy()
-    residuals = left
     for level, column in enumerate(codes.T):
-        if level == max(codes.shape[1] - 2, 0):
-            residuals = left.copy()
-        codebooks[level] = _means(left, column, size=size)
-        left -= codebooks[level][column]
+        _place(codebooks[level], column, _left(vectors, codes[:, :level], codebooks))
+    before = codes[:, : max(codes.shape[1] - 2, 0)]
+    residuals = np.empty(vectors.shape, dtype=np.float32)
+    for rows, left in _left(vectors, before, codebooks):
+        residuals[rows] = left
     return Paths(codes, residuals, codebooks)
 
 
-def _means(vectors: NDArray[np.float32], codes: Integers, *, size: int) -> NDArray[np.float32]:
-    """Return the mean (M, D) of the vectors (N, D) that hold each code, NaN where none does."""
-    sums = np.zeros((size, vectors.shape[1]))
-    counts = np.bincount(codes, minlength=size)
-    order = np.argsort(codes, kind="stable")
+def _left(
+    vectors: Rows, codes: Integers, codebooks: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield, by rows, what is left of vectors (N, D) after the places of codes (N, l) in codebooks (L, M, D)."""
     step = max(1, BLOCK // max(vectors.shape[1], 1))
-    for start in range(0, len(order), step):
-        part = order[start : start + step]
-        held, first = np.unique(codes[part], return_index=True)
+    for start in range(0, len(codes), step):
+        rows = slice(start, start + step)
+        left = vectors[rows].numpy().copy()
+        for codebook, column in zip(codebooks, codes[rows].T, strict=False):
+            left -= codebook[column]
+        yield rows, left
+
+
+def _place(codebook: NDArray[np.float32], codes: Integers, parts: Iterable[tuple[slice, NDArray[np.float32]]]) -> None:
+    """Put into codebook (M, D) the mean of the vectors, which come by rows, that hold each of codes (N,)."""
+    sums, counts = np.zeros(codebook.shape), np.bincount(codes, minlength=len(codebook))
+    for rows, vectors in parts:
+        order = np.argsort(codes[rows], kind="stable")
+        held, first = np.unique(codes[rows][order], return_index=True)
         if vectors.shape[1]:
-            sums[held] += np.add.reduceat(vectors[part].astype(np.float64), first, axis=0)
-    means = np.full_like(sums, np.nan, dtype=np.float32)
-    means[counts > 0] = sums[counts > 0] / counts[counts > 0, None]
-    return means
+            sums[held] += np.add.reduceat(vectors[order].astype(np.float64), first, axis=0)
+    codebook[counts > 0] = sums[counts > 0] / counts[counts > 0, None]
 
 
 def _refuse(items: pl.Series, modality: str, what: str) -> None:

@@ -12,7 +12,7 @@ L_recon / D is the share of their variance that the codes do not explain.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +29,11 @@ ABSENT = -1
 #: gradient through its length would be without bound.
 SHORTEST = 1e-3
 
-#: What cross_entropy leaves out.
-_IGNORED = -100
+#: Stands for minus infinity: a row without any candidate would have gradients of nan.
+_LOWEST = -1e30
+
+#: Logits of InfoNCE that are there at one time: 4 MiB of floats, which a processor's cache holds.
+LOGITS = 2**20
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def quantization_loss(residuals: Tensor, code_vectors: Tensor, *, alpha: float) 
 
 def reconstruction_loss(scaled: Tensor, reconstruction: Tensor) -> Tensor:
     """Return L_recon = |x - x_hat|^2 of scaled vectors and their reconstruction (B, D)."""
-    return (scaled - reconstruction).square().sum(-1).mean()
+    return functional.mse_loss(reconstruction, scaled, reduction="sum") / len(scaled)
 
 
 def positives(labels: Tensor, draws: Tensor) -> Tensor:
@@ -124,27 +127,64 @@ def positives(labels: Tensor, draws: Tensor) -> Tensor:
     return torch.where(labels == ABSENT, place, chosen)
 
 
-def similarities(anchors: Tensor, keys: Tensor, *, similarity: Similarity, temperature: float) -> Tensor:
-    """Return the similarities over temperature (..., B, B) of anchors and keys (..., B, d): cosine or inner product."""
+def narrow_factors(
+    anchors: Tensor, keys: Tensor, *, candidates: Tensor, similarity: Similarity, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return two factors (..., B, d + 1) whose product is the similarities over temperature of anchors and keys.
+
+    Both are (..., B, d); similarities are cosines or inner products. Those with keys that are no candidates (B,) are
+    next to minus infinity: the mask is one more feature, so that no pass over the wide product has to set it.
+    """
     if similarity == "cosine":
         anchors, keys = (
             functional.normalize(anchors, dim=-1, eps=SHORTEST),
             functional.normalize(keys, dim=-1, eps=SHORTEST),
         )
-    return anchors @ keys.mT / temperature
+    mask = torch.where(candidates, 0.0, _LOWEST).to(keys).expand(keys.shape[:-1])
+    ones = torch.ones_like(anchors[..., :1])
+    return torch.cat([anchors / temperature, ones], -1), torch.cat([keys, mask[..., None]], -1)
 
 
-def info_nce(logits: Tensor, targets: Tensor, *, anchors: Tensor, candidates: Tensor) -> Tensor:
-    """Return InfoNCE (...) of logits (..., B, B): the mean over anchors of -log softmax(row)[target].
+def info_nce(rows: Tensor, columns: Tensor, targets: Tensor, *, anchors: Tensor) -> Tensor:
+    """Return InfoNCE (...) of logits rows @ columns.mT (..., B, B): the mean over anchors of -log softmax(row)[target].
 
-    arXiv 1807.03748, equation 4. `targets` (B,) are the columns of the positives; `anchors` (B,) says which rows
-    count, `candidates` (B,) which columns stand in the denominator. Without any anchor the loss is 0.
+    arXiv 1807.03748, equation 4. rows and columns are (..., B, d), `targets` (B,) the columns of the positives;
+    `anchors` (B,) says which rows count. Without any anchor the loss is 0.
     """
-    # The smallest number rather than minus infinity: a row without any candidate would have gradients of nan.
-    logits = logits.masked_fill(~candidates, torch.finfo(logits.dtype).min)
-    targets = targets.masked_fill(~anchors, _IGNORED).expand(logits.shape[:-1])
-    losses = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=_IGNORED, reduction="none")
-    return losses.view(targets.shape).sum(-1) / anchors.sum().clamp(min=1)
+    weights = anchors / anchors.sum().clamp(min=1)
+    loss: Tensor = _InfoNce.apply(rows, columns, targets[:, None], weights[:, None])
+    return loss
+
+
+class _InfoNce(torch.autograd.Function):
+    """InfoNCE by blocks of rows, each with its part of the gradient: the logits of a batch are never there as a whole.
+
+    Each block stays in a processor's cache while it is made, turned into shares of its softmax, and multiplied away.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, columns: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        count = max(1, LOGITS // (columns.numel() // columns.shape[-1]))
+        losses, by_rows, by_columns = [], [], torch.zeros_like(columns)
+        every_target = targets.expand(*rows.shape[:-1], 1)
+        parts = (rows.split(count, -2), every_target.split(count, -2), weights.split(count))
+        for part, target, weight in zip(*parts, strict=True):
+            logits = part @ columns.mT  # (..., b, B)
+            largest, positive = logits.amax(-1, keepdim=True), logits.gather(-1, target)
+            shares = logits.sub_(largest).exp_()
+            sums = shares.sum(-1, keepdim=True)
+            losses.append(((sums.log() + largest - positive) * weight).sum((-2, -1)))
+            # The loss by the logits: weight * (softmax - 1 at the target).
+            slopes = shares.mul_(weight / sums).scatter_add_(-1, target, -weight.expand_as(target))
+            by_rows.append(slopes @ columns)
+            by_columns += slopes.mT @ part
+        ctx.save_for_backward(torch.cat(by_rows, -2), by_columns)
+        return torch.stack(losses).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        by_rows, by_columns = ctx.saved_tensors
+        return by_rows * slope[..., None, None], by_columns * slope[..., None, None], None, None
 
 
 def contrast_loss(
@@ -155,20 +195,23 @@ def contrast_loss(
     Anchor: the residual of item i; positive: the residual, in the same modality, of an item that shares the *other*
     modality's pseudo-label (`targets`); denominator: the residuals of all items that have the modality.
     """
-    logits = similarities(
-        residuals, residuals, similarity=objective.similarity, temperature=objective.temperature
-    )  # (L', B, d) -> (L', B, B)
-    return info_nce(logits, targets, anchors=anchors, candidates=candidates)
+    rows, columns = _factors(residuals, residuals, candidates=candidates, objective=objective)
+    return info_nce(rows, columns, targets, anchors=anchors)
 
 
 def alignment_loss(one: Tensor, other: Tensor, *, has_one: Tensor, has_other: Tensor, objective: Objective) -> Tensor:
     """Return L_align (): InfoNCE between the summed codes (B, d) of one item in two modalities, both ways, summed."""
-    logits = similarities(one, other, similarity=objective.similarity, temperature=objective.temperature)
     targets = torch.arange(len(one), device=one.device)
     both = has_one & has_other
-    forth = info_nce(logits, targets, anchors=both, candidates=has_other)
-    back = info_nce(logits.mT, targets, anchors=both, candidates=has_one)
-    return forth + back
+    forth = _factors(one, other, candidates=has_other, objective=objective)
+    back = _factors(other, one, candidates=has_one, objective=objective)
+    return info_nce(*forth, targets, anchors=both) + info_nce(*back, targets, anchors=both)
+
+
+def _factors(anchors: Tensor, keys: Tensor, *, candidates: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    return narrow_factors(
+        anchors, keys, candidates=candidates, similarity=objective.similarity, temperature=objective.temperature
+    )
 
 
 def _contrasts(

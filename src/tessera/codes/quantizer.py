@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.errors import CheckpointError
+from tessera.kmeans import nearest
 
 Method = Literal["rqvae", "rkmeans"]
 
@@ -74,7 +75,7 @@ class ModalityQuantizer(nn.Module):
 
     def scaled(self, vectors: Tensor) -> Tensor:
         """Return vectors (B, D) as the encoder sees them."""
-        return (vectors - self.centre) / self.scale
+        return (vectors - self.centre).div_(self.scale)
 
     def latents(self, vectors: Tensor) -> Tensor:
         """Return the encoder's output (B, d) for vectors (B, D)."""
@@ -129,12 +130,6 @@ class CrossModalQuantizer(nn.Module):
         return {modality: self.of(modality)(vectors[modality]) for modality in self.modalities}
 
 
-def nearest(points: Tensor, places: Tensor) -> Tensor:
-    """Return for each of points (B, d) the index (B,) of the nearest of places (M, d); the first one of equals."""
-    # |p - q|^2 without the |p|^2 that all places share.
-    return torch.addmm(places.square().sum(1), points, places.T, alpha=-2).argmin(1)
-
-
 def rows_in_block(columns: int) -> int:
     """Return how many rows of so many columns a block of bounded size holds; at least one."""
     return max(1, BLOCK // columns)
@@ -152,5 +147,5 @@ def _perceptron(widths: tuple[int, ...]) -> nn.Sequential:
     """Return linear layers of the given widths with a ReLU between each two, their weights not yet set."""
     layers: list[nn.Module] = []
     for inner, outer in pairwise(widths):
-        layers += [nn.utils.skip_init(nn.Linear, inner, outer), nn.ReLU()]
+        layers += [nn.utils.skip_init(nn.Linear, inner, outer), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.codes.losses import ABSENT
+from tessera.codes.rows import Rows
 from tessera.errors import DataError
 
 
@@ -17,12 +18,14 @@ class Vectors(NamedTuple):
     """The vectors of all items, their rows in the order of `items`."""
 
     items: NDArray[np.uint32]  # (N,)
-    vectors: dict[str, Tensor]  # modality -> (N, D)
+    vectors: dict[str, Rows]  # modality -> (N, D)
     present: dict[str, Tensor]  # modality -> (N,) whether the item has the modality
 
 
-def stack_vectors(tables: Mapping[str, pl.DataFrame], *, modalities: Sequence[str]) -> Vectors:
-    """Return the vectors of modalities from their tables of item, vector and present.
+def stack_vectors(
+    tables: Mapping[str, pl.DataFrame], rows: Mapping[str, Rows], *, modalities: Sequence[str]
+) -> Vectors:
+    """Return the vectors of modalities from their tables of item and present and their rows (N, D).
 
     Raises DataError where a modality has no table or an empty one, or where two tables are not of the same items.
     """
@@ -30,27 +33,26 @@ def stack_vectors(tables: Mapping[str, pl.DataFrame], *, modalities: Sequence[st
         if modality not in tables or tables[modality].is_empty():
             raise DataError(f"modalities: expected vectors of {modality}, found {_heights(tables)}")
     items = tables[modalities[0]]["item"]
-    matrices = {modality: matrix(tables[modality], items, modality=modality) for modality in modalities}
     return Vectors(
         items.to_numpy(),
-        {modality: torch.from_numpy(vectors) for modality, vectors in matrices.items()},
+        {modality: rows_of(items, tables[modality], rows[modality], modality=modality) for modality in modalities},
         {modality: torch.from_numpy(tables[modality]["present"].to_numpy(writable=True)) for modality in modalities},
     )
 
 
-def matrix(table: pl.DataFrame | None, items: pl.Series, *, modality: str) -> NDArray[np.float32]:
-    """Return the vectors (N, D) of items from a table of item and vector; D = 0 where there is none or an empty one.
+def rows_of(items: pl.Series, table: pl.DataFrame | None, rows: Rows | None, *, modality: str) -> Rows:
+    """Return rows (N, D), which are those of a table with the column item; D = 0 where it is empty or not there.
 
     Raises DataError where the table is not of the same items in the same order.
     """
-    if table is None or table.is_empty():
-        return np.empty((len(items), 0), dtype=np.float32)
+    if table is None or rows is None or table.is_empty():
+        return torch.empty(len(items), 0)
     if not table["item"].equals(items):
         raise DataError(
             f"{modality}: expected vectors of the same {len(items)} items in the same order as elsewhere, "
             f"found {table.height}, the first of item {table['item'][0]}"
         )
-    return table["vector"].to_numpy(writable=True)
+    return rows
 
 
 def stack_labels(labels: pl.DataFrame, vectors: Vectors) -> dict[str, Tensor]:

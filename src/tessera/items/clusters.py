@@ -1,12 +1,13 @@
 """Pseudo-labels: which items look alike in one modality, found by k-means (MACRec, arXiv 2511.15122)."""
 
-import warnings
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from tessera.errors import DataError
+
+#: An iteration of k-means that lowers the inertia by a smaller part of it is the last.
+TOLERANCE = 5e-4
 
 Vectors = NDArray[np.float32]
 Labels = NDArray[np.int32]
@@ -15,19 +16,21 @@ Labels = NDArray[np.int32]
 def cluster(vectors: Vectors, *, clusters: int, initialisations: int, iterations: int, seed: int) -> Labels:
     """Return the k-means label (N,) of each vector (N, D): of several initialisations the one of least inertia.
 
-    Runs on one thread: with more the sums inside k-means are added in the order in which threads finish, and their
-    last bits, so now and then a label, change from run to run. Labels that no vector gets are possible where fewer
-    than clusters vectors are distinct.
+    Labels that no vector gets are possible where fewer than clusters vectors are distinct.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
+    import torch
 
-    means = KMeans(n_clusters=clusters, n_init=initialisations, max_iter=iterations, random_state=seed)
-    with threadpool_limits(limits=1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels: Labels = means.fit_predict(vectors)
-    return labels
+    from tessera.kmeans import kmeans
+
+    found = kmeans(
+        torch.from_numpy(vectors),
+        size=clusters,
+        starts=initialisations,
+        iterations=iterations,
+        tolerance=TOLERANCE,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return found.assigned.numpy().astype(np.int32)
 
 
 def label_items(
@@ -43,7 +46,7 @@ def label_items(
             f"{modality}: expected pseudo.clusters = {clusters} to be at most the number of items that have the "
             f"modality, found {present.height} such items of {vectors.height}"
         )
-    matrix = present["vector"].to_numpy()
+    matrix = present["vector"].to_numpy(writable=True)
     broken = int((~np.isfinite(matrix)).any(axis=1).sum())
     if broken:
         raise DataError(f"{modality}: expected finite vectors, found {broken} items with NaN or infinity")

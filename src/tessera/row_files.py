@@ -1,0 +1,79 @@
+"""Vectors that stay on disk: rows of a Parquet table that can be read in any order, however many there are.
+
+Parquet is read from front to back; training wants its rows in an order that is new in each epoch. So they are laid
+out once in a scratch file without a name, which vanishes with the process however that ends, and from which each row
+is one read. What the system keeps of the file in its cache is its own affair and no part of the process.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tessera.errors import TableError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Values of a Parquet table that are read at one time: 16 MiB of floats.
+BLOCK = 2**22
+
+
+class RowFile:
+    """A matrix (N, D) of floats in a file, indexed like a tensor: by row numbers (B,) or a slice of rows."""
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, int]) -> None:
+        self._file = file
+        self.shape = shape
+
+    def __getitem__(self, rows: "Tensor | slice") -> "Tensor":
+        """Return rows (B, D), read now."""
+        import torch
+
+        count, width = self.shape
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(count)
+            found = np.empty((max(stop - start, 0), width), np.float32)
+            self._read(found, start)
+        else:
+            found = np.empty((len(rows), width), np.float32)
+            for place, row in zip(found, rows.tolist(), strict=True):
+                self._read(place, row)
+        return torch.from_numpy(found)
+
+    def _read(self, into: NDArray[np.float32], row: int) -> None:
+        size = os.preadv(self._file.fileno(), [into.data], row * self.shape[1] * into.itemsize)
+        if size != into.nbytes:
+            raise OSError(f"scratch file: expected {into.nbytes} bytes from row {row} on, found {size}")
+
+
+@contextmanager
+def vector_rows(paths: Mapping[str, Path], *, scratch: Path) -> Iterator[dict[str, RowFile]]:
+    """Give the column `vector` of each of the Parquet tables at paths, laid out in the folder scratch meanwhile.
+
+    Raises TableError where a table has a row without a vector.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        yield {
+            name: _laid_out(path, stack.enter_context(tempfile.TemporaryFile(dir=scratch)))
+            for name, path in paths.items()
+        }
+
+
+def _laid_out(path: Path, file: IO[bytes]) -> RowFile:
+    with pq.ParquetFile(path) as table:
+        count, width = table.metadata.num_rows, table.schema_arrow.field("vector").type.list_size
+        for batch in table.iter_batches(batch_size=max(1, BLOCK // max(width, 1)), columns=["vector"]):
+            values = batch.column(0).flatten()
+            if len(values) != len(batch) * width:
+                raise TableError(f"{path}: expected a vector in each row, found {batch.column(0).null_count} without")
+            file.write(values.to_numpy().data)
+        file.flush()
+    return RowFile(file, (count, width))

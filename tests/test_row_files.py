@@ -1,0 +1,65 @@
+"""Rows of vectors read from a file are those of the table, whatever the blocks."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from tessera import row_files
+from tessera.artifacts import write_table
+from tessera.errors import TableError
+from tessera.row_files import vector_rows
+from tessera.schemas import VECTORS
+
+
+@pytest.fixture
+def matrix():
+    return np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path, matrix):
+    table = pl.DataFrame({"item": pl.Series(range(50), dtype=pl.UInt32), "vector": matrix, "present": [True] * 50})
+    write_table(tmp_path / "vectors.parquet", table, VECTORS)
+    return tmp_path / "vectors.parquet"
+
+
+@pytest.mark.parametrize("block", [1, 20, 10**6])
+def test_rows_are_those_of_the_table_in_whatever_order(path, matrix, tmp_path, monkeypatch, block):
+    monkeypatch.setattr(row_files, "BLOCK", block)
+    with vector_rows({"text": path, "again": path}, scratch=tmp_path / "new") as found:
+        rows = found["text"]
+        assert list(found) == ["text", "again"]
+        assert rows.shape == (50, 7)
+        for wanted in (torch.tensor([49, 0, 3, 3]), torch.tensor([], dtype=torch.int64)):
+            assert torch.equal(rows[wanted], torch.from_numpy(matrix)[wanted])
+        for wanted in (slice(None), slice(10, 12), slice(45, 90), slice(50, 60), slice(0, 0)):
+            assert torch.equal(rows[wanted], torch.from_numpy(matrix)[wanted])
+
+
+def test_the_scratch_file_has_no_name_and_is_closed_at_the_end(path, tmp_path):
+    with vector_rows({"text": path}, scratch=tmp_path / "new") as found:
+        assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(ValueError, match="closed file"):
+        found["text"][:1]
+
+
+def test_an_empty_table_has_no_rows(tmp_path):
+    write_table(tmp_path / "none.parquet", pl.DataFrame(schema=VECTORS), VECTORS)
+    with vector_rows({"text": tmp_path / "none.parquet"}, scratch=tmp_path) as found:
+        assert found["text"].shape == (0, 1)
+        assert found["text"][:].shape == (0, 1)
+
+
+def test_a_row_without_a_vector_is_an_error(tmp_path):
+    column = pl.Series([[1.0, 2.0], None], dtype=pl.Array(pl.Float32, 2))
+    table = pl.DataFrame({"item": pl.Series([0, 1], dtype=pl.UInt32), "vector": column, "present": [True, False]})
+    write_table(tmp_path / "gap.parquet", table, VECTORS)
+    expected = r"gap.parquet: expected a vector in each row, found 1 without"
+    with pytest.raises(TableError, match=expected), vector_rows({"text": tmp_path / "gap.parquet"}, scratch=tmp_path):
+        pass
+
+
+def test_rows_beyond_the_end_are_an_error(path, tmp_path):
+    with vector_rows({"text": path}, scratch=tmp_path) as found, pytest.raises(OSError, match="found 0"):
+        found["text"][torch.tensor([50])]
