@@ -17,6 +17,9 @@ from tessera.schemas import Schema
 
 Content = TypeVar("Content")
 
+#: The level of zstd: tables of short texts and numbers become no smaller with a higher one.
+COMPRESSION = 1
+
 
 def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) -> pl.DataFrame:
     """Return the Parquet table at path, or some columns of it; raise TableError if it is missing or not of schema."""
@@ -28,7 +31,7 @@ def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) 
 def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
     """Write table to path as Parquet; raise TableError if it is not of schema."""
     with whole_file(path) as partial:
-        _checked(table, schema, path).write_parquet(partial)
+        _checked(table, schema, path).write_parquet(partial, compression_level=COMPRESSION)
 
 
 @contextmanager
@@ -38,7 +41,10 @@ def table_writer(path: Path, schema: Schema) -> Iterator[Callable[[pl.DataFrame]
     For tables that are made piece by piece and need never be in memory as a whole.
     """
     declared = pl.DataFrame(schema=schema).to_arrow().schema
-    with whole_file(path) as partial, pq.ParquetWriter(partial, declared, compression="zstd") as writer:
+    with (
+        whole_file(path) as partial,
+        pq.ParquetWriter(partial, declared, compression="zstd", compression_level=COMPRESSION) as writer,
+    ):
         yield lambda table: writer.write_table(_checked(table, schema, path).to_arrow().cast(declared))
 
 
