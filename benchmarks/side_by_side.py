@@ -11,7 +11,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -54,6 +54,15 @@ class Case(NamedTuple):
         rates = {"peer": self.peer, "ours": self.ours, "ratio": self.ratio}
         limits = {"limit": self.limit, "limit_fraction": self.limit_fraction}
         return {"name": self.name, "unit": self.unit, **rates, **limits, "facts": dict(self.facts)}
+
+
+class Growth(NamedTuple):
+    """How the seconds of ours grow with the work, which is counted in unit."""
+
+    name: str
+    unit: str
+    work: list[float]
+    seconds: list[float]
 
 
 class Alternated(NamedTuple):
@@ -118,8 +127,8 @@ def _measured(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Spent:
     return Spent(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB, result)
 
 
-def report(benchmark: str, cases: list[Case], *, to: Path | None) -> None:
-    """Print cases as a table and, where to is given, write them as JSON; the first case stands for the benchmark."""
+def report(benchmark: str, cases: list[Case], *, to: Path | None, growth: Sequence[Growth] = ()) -> None:
+    """Print cases as a table and, where to is given, write all as JSON; the first case stands for the benchmark."""
     table = Table("work", "unit", "peer", "ours", "times", "limit", "of limit", title=benchmark, title_justify="left")
     for case in cases:
         rates = (rounded(case.peer), rounded(case.ours), f"{case.ratio:.1f}", rounded(case.limit))
@@ -138,6 +147,7 @@ def report(benchmark: str, cases: list[Case], *, to: Path | None) -> None:
             "benchmark": benchmark,
             **headline,
             "cases": [case.to_json() for case in cases],
+            "growth": [each._asdict() for each in growth],
             "machine": machine(),
         }
         to.write_text(json.dumps(document, indent=2) + "\n")
