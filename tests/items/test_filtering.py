@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from tessera.errors import DataError
+from tessera.items import filtering
 from tessera.items.filtering import (
     counted,
     dense_interactions,
@@ -107,10 +108,13 @@ def slow_k_core(found, k):
 
 
 @settings(deadline=None)
-@given(rows, st.integers(1, 5))
-def test_the_k_core_equals_counting_all_again(found, k):
+@given(rows, st.integers(1, 5), st.sampled_from([0, filtering.GOOD_PART, 1]))
+def test_the_k_core_equals_counting_all_again(found, k, good_part):
+    """Whether all are looked at until nothing drops, once in a while, or never."""
     distinct = distinct_interactions(reviews(found), min_rating=None)
-    assert pairs(k_core(distinct, k=k)) == slow_k_core(pairs(distinct), k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filtering, "GOOD_PART", good_part)
+        assert pairs(k_core(distinct, k=k)) == slow_k_core(pairs(distinct), k)
 
 
 @settings(deadline=None)
@@ -194,6 +198,13 @@ def test_no_reviews_are_an_error():
 
 
 # numbers and order
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=3)))
+def test_sizes_count_different_keys(keys):
+    found = pl.DataFrame({"user_key": keys, "item_key": keys[::-1]}, schema=dict.fromkeys(filtering.KEYS, pl.String))
+    assert sizes_of(found) == {"users": len(set(keys)), "items": len(set(keys)), "interactions": len(keys)}
 
 
 def test_numbers_follow_the_bytes_of_the_keys():

@@ -4,8 +4,9 @@ An interaction is a pair of user and item that occurs once. Columns ending in `_
 `user` and `item` hold dense integers. N is the number of interactions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +18,23 @@ from tessera.errors import DataError
 
 Integers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
+Codes = NDArray[np.uint32]
 Sizes = dict[str, int]  # users, items, interactions
+
+#: Columns of names; inside this module they may hold numbers that stand for these, so that texts are compared once.
+KEYS = ("user_key", "item_key")
+
+#: The column that says where a row stands in the table whose names have become numbers.
+PLACE = "place"
+
+#: How many bits of its hash say to which group a key belongs.
+GROUP_BITS = 6
+
+#: Bits of a code: two make a number that stands for a pair.
+HALF = np.uint64(32)
+
+#: The share of rows that must drop at a look at all of them for another such look.
+GOOD_PART = 1 / 8
 
 #: The splits that `leave_one_out` gives.
 SPLITS = ("train", "valid", "test")
@@ -48,10 +65,21 @@ def distinct_interactions(reviews: pl.DataFrame, *, min_rating: float | None) ->
     A user who reviews x at time 5 and again at time 3 keeps the review at time 3.
     """
     reviews = rated_at_least(reviews, min_rating=min_rating)
-    pairs = reviews.select("time", "row", user=_codes(reviews["user_key"]), item=_codes(reviews["item_key"]))
-    ordered = pairs.with_row_index("at").sort("user", "item", "time", "row", nulls_last=True)
-    is_first = (pl.col("user") != pl.col("user").shift()) | (pl.col("item") != pl.col("item").shift())
-    return reviews[ordered.filter(is_first.fill_null(True))["at"].sort()]
+    pairs = _codes(reviews["user_key"]).astype(np.uint64) << HALF | _codes(reviews["item_key"])
+    rivals = np.flatnonzero(_is_repeated(pairs))
+    time, row = (reviews[name].to_numpy()[rivals] for name in ("time", "row"))
+    rivals = rivals[np.lexsort((row, time, pairs[rivals]))]
+    is_later = pairs[rivals[1:]] == pairs[rivals[:-1]]
+    kept = np.ones(reviews.height, dtype=bool)
+    kept[rivals[1:][is_later]] = False
+    return reviews.filter(kept)
+
+
+def _is_repeated(pairs: Hashes) -> NDArray[np.bool_]:
+    """Return for each pair whether it occurs more than once: where few do, sorting finds these sooner than grouping."""
+    ordered = np.sort(pairs)
+    repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]]).unique()
+    return pl.Series(pairs).is_in(repeated.implode()).to_numpy()
 
 
 def k_core(interactions: pl.DataFrame, *, k: int) -> pl.DataFrame:
@@ -61,28 +89,43 @@ def k_core(interactions: pl.DataFrame, *, k: int) -> pl.DataFrame:
     empty, not with A's two rows. What remains is the largest part in which all have k, so the order of dropping
     does not matter.
 
-    Work is linear in N, however long the chain of drops: after the first look, only the rows of users and items
-    that have just fallen below k are visited. Rows must be distinct pairs, and keep their order.
+    Work is linear in N, however long the chain of drops: all are looked at again as long as that drops a good part of
+    them; from then on, only the rows of users and items that have just fallen below k are visited. Rows must be
+    distinct pairs, and keep their order.
     """
-    sides = [_Side(interactions["user_key"]), _Side(interactions["item_key"])]
-    kept = np.ones(interactions.height, dtype=bool)
+    rows: Integers = np.arange(interactions.height)
+    owners = [_codes(interactions["user_key"]), _codes(interactions["item_key"])]
+    dropped = rows.size
+    while dropped > rows.size * GOOD_PART:
+        enough = np.logical_and.reduce([(np.bincount(owner) >= k)[owner] for owner in owners])
+        rows, owners = rows[enough], [owner[enough] for owner in owners]
+        dropped = enough.size - rows.size
+    kept = np.zeros(interactions.height, dtype=bool)
+    kept[rows[_core(owners, k=k)]] = True
+    return interactions.filter(kept)
+
+
+def _core(owners: Sequence[Codes], *, k: int) -> NDArray[np.bool_]:
+    """Return which rows the k-core keeps."""
+    sides = [_Side(owner) for owner in owners]
+    kept = np.ones(owners[0].size, dtype=bool)
     lost = np.flatnonzero(np.logical_or.reduce([side.left[side.owner] < k for side in sides]))
     while lost.size:
         kept[lost] = False
         doomed = np.concatenate([side.lose(lost, k=k) for side in sides])
         lost = np.unique(doomed[kept[doomed]])
-    return interactions.filter(kept)
+    return kept
 
 
 class _Side:
     """The users, or the items, of N interactions: whose each row is, and how many rows each has left."""
 
-    def __init__(self, keys: pl.Series) -> None:
-        self.owner = _codes(keys).to_numpy()
-        self.left: Integers = np.bincount(self.owner)
+    def __init__(self, owner: Codes) -> None:
+        self.owner = owner
+        self.left: Integers = np.bincount(owner)
         self.sizes = self.left.copy()
         self.starts = np.cumsum(self.sizes) - self.sizes
-        self.rows: Integers = np.argsort(self.owner, kind="stable")
+        self.rows: Integers = np.argsort(owner)
 
     def lose(self, rows: Integers, *, k: int) -> Integers:
         """Count rows as gone; return every row, gone or not, of those whom this pushes below k."""
@@ -95,9 +138,25 @@ class _Side:
         return self.rows[np.repeat(self.starts[fallen], sizes) + within]
 
 
-def _codes(keys: pl.Series) -> pl.Series:
-    """Return a number for each key, the same for the same key: 0 for the first, 1 for the next that differs."""
-    return pl.Series(keys.to_arrow().dictionary_encode().indices).cast(pl.Int64)
+def _codes(keys: pl.Series) -> Codes:
+    """Return a number for each key, the same for the same key; keys that are such numbers stay as they are.
+
+    Keys are numbered group by group, by the first bits of their hashes: the dictionary of a group stays in the cache,
+    where that of millions of keys misses it at each.
+    """
+    if keys.dtype == pl.UInt32:
+        return keys.to_numpy()
+    group = (keys.hash().to_numpy() >> np.uint64(64 - GROUP_BITS)).astype(np.uint8)
+    order = np.argsort(group, kind="stable")
+    grouped = keys.rechunk().gather(order).to_arrow()
+    ends = np.cumsum(np.bincount(group, minlength=2**GROUP_BITS))
+    codes = np.empty(len(keys), np.uint32)
+    known = 0
+    for start, end in pairwise([0, *ends.tolist()]):
+        encoded = grouped[start:end].dictionary_encode()
+        codes[order[start:end]] = encoded.indices.to_numpy() + known
+        known += len(encoded.dictionary)
+    return codes
 
 
 class Filtered(NamedTuple):
@@ -114,12 +173,15 @@ def dense_interactions(reviews: pl.DataFrame, *, min_rating: float | None, k: in
     """
     if reviews.is_empty():
         raise DataError("reviews: expected at least one, found none")
-    return _filtered(
-        reviews,
+    coded = reviews.with_columns(pl.Series(name, _codes(reviews[name])) for name in KEYS)
+    dense = _filtered(
+        coded.with_row_index(PLACE),
         _Step("below_min_rating", f"filter.min_rating = {min_rating}", partial(rated_at_least, min_rating=min_rating)),
         _Step("repeats", "distinct pairs", partial(distinct_interactions, min_rating=None)),
         _Step("k_core", f"filter.k = {k}", partial(k_core, k=k)),
     )
+    names = reviews.select(KEYS)[dense.interactions[PLACE]]
+    return dense._replace(interactions=dense.interactions.drop(PLACE).with_columns(names))
 
 
 def interactions_with(interactions: pl.DataFrame, present: Mapping[str, pl.Series], *, k: int) -> Filtered:
@@ -164,19 +226,27 @@ def _among(interactions: pl.DataFrame, *, keys: pl.Series) -> pl.DataFrame:
 
 def sizes_of(interactions: pl.DataFrame) -> Sizes:
     """Return how many users, items and interactions there are."""
-    return {
-        "users": interactions["user_key"].n_unique(),
-        "items": interactions["item_key"].n_unique(),
-        "interactions": interactions.height,
-    }
+    users, items = (_count_distinct(_codes(interactions[name])) for name in KEYS)
+    return {"users": users, "items": items, "interactions": interactions.height}
+
+
+def _count_distinct(codes: Codes) -> int:
+    occurs = np.zeros(codes.max(initial=0) + 1, dtype=bool)
+    occurs[codes] = True
+    return int(np.count_nonzero(occurs))
 
 
 def numbered(interactions: pl.DataFrame) -> pl.DataFrame:
     """Add user and item: 0..n-1 in the order of the bytes of user_key and item_key. Rows keep their order."""
-    for side in ("user", "item"):
-        keys = interactions.select(pl.col(f"{side}_key").unique().sort()).with_row_index(side)
-        interactions = interactions.join(keys, on=f"{side}_key", how="left", maintain_order="left")
-    return interactions
+    return interactions.with_columns(_numbers(interactions[name]).alias(name.removesuffix("_key")) for name in KEYS)
+
+
+def _numbers(keys: pl.Series) -> pl.Series:
+    encoded = keys.to_arrow().dictionary_encode()
+    names = pl.Series(encoded.dictionary)
+    numbers = np.empty(len(names), np.uint32)
+    numbers[names.arg_sort()] = np.arange(len(names))
+    return pl.Series(numbers[encoded.indices])
 
 
 def in_order(interactions: pl.DataFrame, *, ties: Literal["hash", "file_order"]) -> pl.DataFrame:
@@ -187,7 +257,9 @@ def in_order(interactions: pl.DataFrame, *, ties: Literal["hash", "file_order"])
     """
     tie = pl.Series("tie", tie_hashes(interactions)) if ties == "hash" else interactions["row"].alias("tie")
     ordered = interactions.with_columns(tie).sort("user", "time", "tie", "item").drop("tie")
-    return ordered.with_columns(position=pl.int_range(pl.len(), dtype=pl.UInt32).over("user"))
+    lengths = np.bincount(ordered["user"])
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return ordered.with_columns(position=pl.Series(np.arange(ordered.height) - starts, dtype=pl.UInt32))
 
 
 def tie_hashes(interactions: pl.DataFrame) -> Hashes:
@@ -196,10 +268,8 @@ def tie_hashes(interactions: pl.DataFrame) -> Hashes:
     The user takes part so that two items of equal time do not come in the same order for all users, which a model
     could learn.
     """
-    users = interactions.select("user", "user_key").unique("user").sort("user")
-    items = interactions.select("item", "item_key").unique("item").sort("item")
-    of_users, of_items = _mixed(key_hashes(users["user_key"])), key_hashes(items["item_key"])
-    return _mixed(of_users[interactions["user"].to_numpy()] ^ of_items[interactions["item"].to_numpy()])
+    of_users, of_items = (key_hashes(counted(interactions, side)["key"]) for side in ("user", "item"))
+    return _mixed(_mixed(of_users)[interactions["user"].to_numpy()] ^ of_items[interactions["item"].to_numpy()])
 
 
 def key_hashes(keys: pl.Series) -> Hashes:
@@ -239,9 +309,9 @@ def leave_one_out(interactions: pl.DataFrame) -> pl.DataFrame:
 
 def tie_rate(interactions: pl.DataFrame) -> float:
     """Return the share of users whose last two interactions (user, position, time) have the same time."""
-    last_first = interactions.sort("position", descending=True)
-    is_tie = pl.col("time").first() == pl.col("time").slice(1, 1).first()
-    ties = last_first.group_by("user").agg(is_tie.fill_null(False).alias("tie"))["tie"]
+    last_two = interactions.filter(pl.col("position") + 2 >= pl.len().over("user"))
+    is_tie = (pl.len() == 2) & (pl.col("time").min() == pl.col("time").max())  # noqa: PLR2004 - the last two
+    ties = last_two.group_by("user").agg(tie=is_tie)["tie"]
     return int(ties.sum()) / max(len(ties), 1)
 
 

@@ -42,25 +42,23 @@ def reviews_of(fields: pl.DataFrame, *, unit: Unit) -> pl.DataFrame:
     Rows stay, and so do their problems; what keeps a row from being a review is added as its problem, one of
     PROBLEMS. A rating may be missing, a time must be a number between 1970 and 2200 in unit.
     """
-    time = _milliseconds(pl.col("time"), unit)
     rating = pl.col("rating").cast(pl.Float32, strict=False)
-    is_readable = rating.is_finite().fill_null(False)
-    problem = pl.coalesce(
-        "problem",
-        *_key_problems("user"),
-        *_key_problems("item"),
-        pl.when(_is_missing("time")).then(pl.lit("missing_time")),
-        pl.when(~time.is_between(0, LATEST, closed="left").fill_null(False)).then(pl.lit("bad_time")),
-        pl.when(~_is_missing("rating") & ~is_readable).then(pl.lit("bad_rating")),
-    )
-    return fields.select(
+    values = fields.select(
         user_key="user",
         item_key="item",
-        time=time,
-        rating=pl.when(is_readable).then(rating),
+        time=_milliseconds(pl.col("time"), unit),
+        rating=pl.when(rating.is_finite()).then(rating),
         row=pl.col("row").cast(pl.UInt64),
-        problem=problem,
     )
+    flaws = fields.select(
+        **_key_flaws("user"),
+        **_key_flaws("item"),
+        missing_time=_is_missing("time"),
+        bad_time=~values["time"].is_between(0, LATEST, closed="left").fill_null(False),
+        bad_rating=values["rating"].is_null() & ~_is_missing("rating"),
+    )
+    found = [pl.when(flaw).then(pl.lit(flaw.name)) for flaw in flaws if flaw.any()]
+    return values.with_columns(problem=pl.select(pl.coalesce(fields["problem"], *found)).to_series())
 
 
 def times_in_milliseconds(times: pl.Series) -> pl.Series:
@@ -91,11 +89,8 @@ def _milliseconds(time: Time, unit: Unit) -> Time:
     return (whole.clip(-LATEST, LATEST) * UNITS[unit]).fill_null(broken)
 
 
-def _key_problems(side: str) -> tuple[pl.Expr, pl.Expr]:
-    return (
-        pl.when(_is_missing(side)).then(pl.lit(f"missing_{side}")),
-        pl.when(pl.col(side).str.contains(UNREADABLE)).then(pl.lit(f"bad_{side}")),
-    )
+def _key_flaws(side: str) -> dict[str, pl.Expr]:
+    return {f"missing_{side}": _is_missing(side), f"bad_{side}": pl.col(side).str.contains(UNREADABLE)}
 
 
 def _is_missing(column: str) -> pl.Expr:
