@@ -11,7 +11,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +27,9 @@ GIB = 2**30
 #: Rows and columns of the product that the matrix rate is measured with, and how often.
 SIDE = 2048
 PRODUCTS = 15
+
+#: Bytes copied to measure the rate of copying.
+COPIED = 2**28
 
 
 class Case(NamedTuple):
@@ -54,6 +57,15 @@ class Case(NamedTuple):
         rates = {"peer": self.peer, "ours": self.ours, "ratio": self.ratio}
         limits = {"limit": self.limit, "limit_fraction": self.limit_fraction}
         return {"name": self.name, "unit": self.unit, **rates, **limits, "facts": dict(self.facts)}
+
+
+class Growth(NamedTuple):
+    """How the time of a piece of work grows with its size: seconds[i] for work[i] of unit."""
+
+    name: str
+    unit: str
+    work: Sequence[float]
+    seconds: Sequence[float]
 
 
 class Alternated(NamedTuple):
@@ -96,6 +108,14 @@ def matrix_rate() -> float:
     return 2 * SIDE**3 / median_seconds(lambda: one @ other, runs=PRODUCTS)
 
 
+def copy_rate() -> float:
+    """Return the bytes a second at which this process copies memory that no cache holds: the median."""
+    import numpy as np
+
+    one, other = np.ones((2, COPIED), dtype=np.uint8)
+    return COPIED / median_seconds(lambda: np.copyto(one, other), runs=PRODUCTS)
+
+
 class Spent(NamedTuple):
     """What a function took in a process of its own."""
 
@@ -118,7 +138,7 @@ def _measured(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Spent:
     return Spent(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB, result)
 
 
-def report(benchmark: str, cases: list[Case], *, to: Path | None) -> None:
+def report(benchmark: str, cases: list[Case], *, growth: Sequence[Growth] = (), to: Path | None) -> None:
     """Print cases as a table and, where to is given, write them as JSON; the first case stands for the benchmark."""
     table = Table("work", "unit", "peer", "ours", "times", "limit", "of limit", title=benchmark, title_justify="left")
     for case in cases:
@@ -138,6 +158,7 @@ def report(benchmark: str, cases: list[Case], *, to: Path | None) -> None:
             "benchmark": benchmark,
             **headline,
             "cases": [case.to_json() for case in cases],
+            "growth": [each._asdict() for each in growth],
             "machine": machine(),
         }
         to.write_text(json.dumps(document, indent=2) + "\n")
