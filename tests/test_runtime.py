@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Annotated
 
 import pytest
@@ -60,6 +62,19 @@ def test_a_fault_of_the_programme_is_not_hidden(monkeypatch):
     monkeypatch.setattr("sys.argv", ["stage", "--items", "-1"])
     with pytest.raises(ValueError, match="a fault of the programme"):
         run(main)
+
+
+def test_a_process_leaves_nothing_unsaid_when_it_ends():
+    code = (
+        "import atexit, threading, time\n"
+        "from tessera.runtime import leave\n"
+        "atexit.register(print, 'at exit')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.2), print('another thread'))).start()\n"
+        "print('first')\n"
+        "leave()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split("\n")) == (0, ["first", "another thread", "at exit", ""])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from tessera.errors import ParamsError, TableError
 from tessera.schemas import Schema
@@ -37,6 +36,8 @@ def table_writer(path: Path, schema: Schema) -> Iterator[Callable[[pl.DataFrame]
 
     For tables that are made piece by piece and need never be in memory as a whole.
     """
+    import pyarrow.parquet as pq  # here, since most stages need nothing of it
+
     declared = pl.DataFrame(schema=schema).to_arrow().schema
     with whole_file(path) as partial, pq.ParquetWriter(partial, declared, compression="zstd") as writer:
         yield lambda table: writer.write_table(_checked(table, schema, path).to_arrow().cast(declared))
