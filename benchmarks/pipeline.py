@@ -2,8 +2,8 @@
 
 A fresh clone of the repository, with what the working tree has changed, runs the pipeline with this environment: no
 run cache, no outputs. A stage's own work is the time inside its `main`, without the imports made there; the rest is
-imports, the start and the end of the process, and DVC. All rates are runs of the pipeline an hour, from one and the
-same run:
+imports, the start and the end of the process, and DVC. A stage that has nothing for torch to do must not import it.
+All rates are runs of the pipeline an hour, from one and the same run:
 
     ours    the run as a whole, by DVC
     peer    the stages' processes alone: what a shell script that starts one after the other would take
@@ -32,6 +32,9 @@ ROOT = Path(__file__).parents[1]
 CLOCK = Path(__file__).parent / "stage_clock"
 HOUR = 3600
 
+#: Stages that compute with torch whatever the encoders are.
+NEED_TORCH = ("cluster_items", "train_quantizer", "resolve_collisions", "train_t5", "rank_items")
+
 #: In the place of `python`: runs it, and adds when it began and ended and which file it ran to $STAGE_TIMES.
 STOPWATCH = """#!/usr/bin/env bash
 start=$EPOCHREALTIME
@@ -49,6 +52,7 @@ class Stage(NamedTuple):
     process: float
     imports: float
     own: float
+    torch: bool  # whether it imported torch
 
     @property
     def start_and_end(self) -> float:
@@ -82,6 +86,8 @@ def main(
 ) -> None:
     """Time a cold run of the pipeline."""
     runs = [cold_run(until=until, changes=changes) for _ in range(3 if full else 1)]
+    for run in runs:
+        require_no_torch(run.stages)
     report("pipeline", [case_of(sorted(runs, key=outside)[len(runs) // 2])], to=json_)
 
 
@@ -128,9 +134,17 @@ def stages_of(clock: Path, times: Path) -> list[Stage]:
     stages = []
     for line in times.read_text().splitlines():
         start, end, script = line.split()
-        name = Path(script).stem
-        stages.append(Stage(name, float(end) - float(start), told[name]["imports"], told[name]["own"]))
+        clock_of = told[Path(script).stem]
+        process = float(end) - float(start)
+        stages.append(Stage(clock_of["stage"], process, clock_of["imports"], clock_of["own"], clock_of["torch"]))
     return stages
+
+
+def require_no_torch(stages: list[Stage]) -> None:
+    """Raise where a stage imported torch that has, with the demo's parameters, no work for it."""
+    needless = [stage.name for stage in stages if stage.torch and stage.name not in NEED_TORCH]
+    if needless:
+        raise SystemExit(f"expected torch to be imported by none but {', '.join(NEED_TORCH)}, found {needless}")
 
 
 def outside(run: Run) -> float:

@@ -1,7 +1,7 @@
 """Tell what each stage does with its time; every Python that has this folder in PYTHONPATH imports this at its start.
 
 A process that runs a stage adds a line to the file $STAGE_CLOCK when it ends: the stage, the seconds it spent on
-imports, wherever they stand, and the seconds inside its `main` without those.
+imports, wherever they stand, the seconds inside its `main` without those, and whether torch was imported.
 """
 
 import _frozen_importlib
@@ -70,8 +70,9 @@ class Clock:
         """Add the line to file, if a stage has run."""
         if self.stage:
             own = self.inside_main - (self.imports - self.imports_before_main)
+            line = {"stage": self.stage, "imports": self.imports, "own": own, "torch": "torch" in sys.modules}
             with file.open("a") as stream:
-                stream.write(json.dumps({"stage": self.stage, "imports": self.imports, "own": own}) + "\n")
+                stream.write(json.dumps(line) + "\n")
 
 
 if "STAGE_CLOCK" in os.environ:
