@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tessera.codes.collisions import Paths
 
@@ -53,15 +52,15 @@ def choices(paths: Paths, item: int, code: Code) -> Iterator[Code]:
             yield from ((*code[:-2], second_last, choice) for choice in last)
 
 
-def nearest_first(found: NDArray[np.float64]) -> list[int]:
+def nearest_first(found: list[float]) -> list[int]:
     """Return the codes by distance (M,), of equally near ones the first one first."""
-    return np.argsort(found, kind="stable").tolist()
+    return sorted(range(len(found)), key=found.__getitem__)
 
 
-def distances(paths: Paths, item: int, level: int) -> NDArray[np.float64]:
+def distances(paths: Paths, item: int, level: int) -> list[float]:
     """Return the squared distances (M,) of an item's residual at level -1 or -2; infinite where a code has no place."""
     residual = paths.residuals[item]
     if level == -1 and len(paths.codebooks) > 1:
         residual = residual - paths.codebooks[-2][paths.codes[item, -2]]
     gaps = np.square(residual.astype(np.float64) - paths.codebooks[level]).sum(axis=1)
-    return np.where(np.isnan(gaps), np.inf, gaps)
+    return np.where(np.isnan(gaps), np.inf, gaps).tolist()

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -178,19 +179,27 @@ class _Matching:
 
     def _reachable(self, kept: Integers) -> Integers:
         """Return, sorted, the movers' own buckets and, where one overflows, all of those that begin as it does."""
-        movers, keepers = (_counted(places // self.size) for places in (self.original, kept))
+        movers = self.original // self.size
+        own = _distinct(movers)
         if not self.second_last:
-            return movers.values
-        items = movers.counts + keepers.counts[np.searchsorted(keepers.values, movers.values)]
-        overflowing = _distinct(movers.values[items > self.size] // self.size)
+            return own
+        _, keepers = self._within(kept, own)
+        items = np.diff(np.searchsorted(movers, own), append=len(movers)) + keepers
+        overflowing = _distinct(own[items > self.size] // self.size)
         others = (overflowing[:, None] * self.size + np.arange(self.size)).reshape(-1)
-        return np.union1d(movers.values, others)
+        return np.union1d(own, others) if len(others) else own
 
-    def _slots_in_reach(self, places: Integers) -> Integers:
-        """Return those of places, as slots, that are in a bucket of `buckets`."""
-        rows = np.searchsorted(self.buckets, places // self.size).clip(max=len(self.buckets) - 1)
-        inside = self.buckets[rows] == places // self.size
-        return rows[inside] * self.size + places[inside] % self.size
+    def _within(self, kept: Integers, buckets: Integers) -> tuple[Integers, Integers]:
+        """Return, for each of buckets, the index of the first one of the places kept in it, and how many there are."""
+        bounds = np.searchsorted(kept, np.stack([buckets, buckets + 1]) * self.size)
+        return bounds[0], bounds[1] - bounds[0]
+
+    def _slots_in_reach(self, kept: Integers) -> Integers:
+        """Return those of the places kept, as slots, that are in a bucket of `buckets`."""
+        firsts, counts = self._within(kept, self.buckets)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(rows)) + np.repeat(firsts - (np.cumsum(counts) - counts), counts)
+        return rows * self.size + kept[within] % self.size
 
     def _hold(self, slots: Integers, *, urgency: int) -> None:
         """Let free, distinct slots be held with an urgency."""
@@ -214,9 +223,19 @@ class _Matching:
         step = max(1, BLOCK // self.size)
         for start in range(0, len(heads), step):
             part = slice(start, start + step)
-            distances = self.last.of(_last_residuals(self.paths, self.movers[heads[part]]))
-            distances += _TAKEN * (self.table[rows[part]] >= self.urgency[heads[part], None])
-            slots[part] = rows[part] * self.size + distances.argmin(axis=1)
+            slots[part] = self._nearest_open(heads[part], rows[part])
+        return slots
+
+    def _nearest_open(self, heads: Integers, rows: Integers) -> Integers:
+        """Return the slot nearest to each of the movers heads among those of its row (B,) that are open to it."""
+        distances = self.last.of(_last_residuals(self.paths, self.movers[heads]))
+        at_home = np.flatnonzero(rows == self.own[heads])
+        distances[at_home, self.original[heads[at_home]] % self.size] = np.inf  # kept, and most often the nearest
+        slots = rows * self.size + distances.argmin(axis=1)
+        closed = np.flatnonzero(self.table.reshape(-1)[slots] >= self.urgency[heads])
+        others = distances[closed]
+        others += _TAKEN * (self.table[rows[closed]] >= self.urgency[heads[closed], None])
+        slots[closed] = rows[closed] * self.size + others.argmin(axis=1)
         return slots
 
     def _other_rows(self, heads: Integers) -> Integers:
@@ -259,18 +278,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _Counted(NamedTuple):
-    """The distinct ones of sorted numbers, and how often each is there."""
-
-    values: Integers
-    counts: Integers
-
-
-def _counted(numbers: Integers) -> _Counted:
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    return _Counted(numbers[starts], np.diff(starts, append=len(numbers)))
-
-
 def _distinct(numbers: Integers) -> Integers:
     """Return the distinct ones of sorted numbers that are not negative."""
     return numbers[np.diff(numbers, prepend=-1) > 0]
@@ -305,9 +312,9 @@ def _movers(paths: Paths, places: Integers, order: Integers) -> Integers:
     """
     follows = np.diff(places, prepend=-1) == 0  # another item of the same codes
     crowded = follows | np.append(follows[1:], False)
-    follows, places, items = follows[crowded], places[crowded], order[crowded]
-    distances = _own_distances(paths, items)
-    return items[np.lexsort((items, distances, places))][follows]  # sorted within each group: its first one stays first
+    items = order[crowded]
+    table = pl.DataFrame({"place": places[crowded], "distance": _own_distances(paths, items), "item": items})
+    return table.sort("place", "distance", "item")["item"].to_numpy()[follows[crowded]]  # the first of each group stays
 
 
 def _own_distances(paths: Paths, items: Integers) -> Floats:
