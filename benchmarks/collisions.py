@@ -20,7 +20,7 @@ from side_by_side import GIB, Case, Growth, alternate, in_own_process, matrix_ra
 from tessera.codes.collisions import Paths, packed, resolve
 
 WIDTH = 32
-SHARES = (0.05, 0.5)
+SHARES = (0.5, 0.05)
 RUNS = 5
 
 

@@ -89,12 +89,13 @@ def reassign(paths: Paths, *, names: Sequence[str]) -> Integers:
     codes, size = paths.codes.copy(), paths.codebooks.shape[1]
     places = packed(codes, size=size)
     order = np.argsort(places)
-    movers = _movers(paths, places[order], order)
+    ordered = places.take(order)
+    movers = _movers(paths, ordered, order)
     if len(movers) == 0:
         return codes
     _require_room(codes, places, movers, size=size, names=names)
     with _one_thread():
-        found = _Matching(paths, kept=_distinct(places[order]), movers=movers, original=places[movers]).places()
+        found = _Matching(paths, kept=_distinct(ordered), movers=movers, original=places[movers]).places()
     codes[movers, -1] = found % size
     if codes.shape[1] > 1:
         codes[movers, -2] = found // size % size
@@ -110,7 +111,7 @@ def add_code(codes: Integers, *, size: int, names: Sequence[str]) -> Integers:
     """
     places = packed(codes, size=size)
     order = np.argsort(places, kind="stable")
-    starts = np.flatnonzero(np.diff(places[order], prepend=-1))
+    starts = np.flatnonzero(_is_first(places[order]))
     lengths = np.diff(starts, append=len(order))
     if len(lengths) and lengths.max() > size:
         group = order[starts[lengths.argmax()] :][: lengths.max()]
@@ -160,8 +161,9 @@ class _Matching:
 
     def places(self) -> Integers:
         """Return the place (K,) that each mover ends up with."""
-        heads = np.flatnonzero(np.diff(self.original, prepend=-1))
-        follows = np.append(np.diff(self.original) == 0, False)  # the next mover is of the same group, and waits
+        leads = _is_first(self.original)
+        heads = np.flatnonzero(leads)
+        follows = np.append(~leads[1:], False)  # the next mover is of the same group, and waits
         held = np.empty(len(self.movers), dtype=np.int64)
         holders = self.table.reshape(-1)
         while len(heads):
@@ -233,8 +235,8 @@ class _Matching:
         distances[at_home, self.original[heads[at_home]] % self.size] = np.inf  # kept, and most often the nearest
         slots = rows * self.size + distances.argmin(axis=1)
         closed = np.flatnonzero(self.table.reshape(-1)[slots] >= self.urgency[heads])
-        others = distances[closed]
-        others += _TAKEN * (self.table[rows[closed]] >= self.urgency[heads[closed], None])
+        others = distances.take(closed, axis=0)
+        others += _TAKEN * (self.table.take(rows[closed], axis=0) >= self.urgency[heads[closed], None])
         slots[closed] = rows[closed] * self.size + others.argmin(axis=1)
         return slots
 
@@ -279,8 +281,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def _distinct(numbers: Integers) -> Integers:
-    """Return the distinct ones of sorted numbers that are not negative."""
-    return numbers[np.diff(numbers, prepend=-1) > 0]
+    """Return the distinct ones of sorted numbers."""
+    return numbers[_is_first(numbers)]
+
+
+def _is_first(numbers: Integers) -> NDArray[np.bool_]:
+    """Return, for each of sorted numbers, whether it is the first of its like."""
+    first = np.ones(len(numbers), dtype=np.bool_)
+    np.not_equal(numbers[1:], numbers[:-1], out=first[1:])
+    return first
 
 
 def packed(codes: Integers, *, size: int) -> Integers:
@@ -290,11 +299,11 @@ def packed(codes: Integers, *, size: int) -> Integers:
     digits would not fit.
     """
     place = np.zeros(len(codes), dtype=np.int64)
-    for level in range(codes.shape[1] - 2):
-        place = _fitting(place, factor=size) * size + codes[:, level]
-    place = _fitting(place, factor=size**2)
-    for level in range(max(codes.shape[1] - 2, 0), codes.shape[1]):
-        place = place * size + codes[:, level]
+    for level, column in enumerate(codes.T):
+        digits = {1: 0, 2: 2}.get(codes.shape[1] - level, 1)  # those that have to fit behind what is there so far
+        place = _fitting(place, factor=size**digits)
+        place *= size
+        place += column
     return place
 
 
@@ -310,7 +319,7 @@ def _movers(paths: Paths, places: Integers, order: Integers) -> Integers:
 
     places (N,) are sorted, and order (N,) are the items in that order.
     """
-    follows = np.diff(places, prepend=-1) == 0  # another item of the same codes
+    follows = ~_is_first(places)  # another item of the same codes
     crowded = follows | np.append(follows[1:], False)
     items = order[crowded]
     table = pl.DataFrame({"place": places[crowded], "distance": _own_distances(paths, items), "item": items})
@@ -331,9 +340,9 @@ def _own_distances(paths: Paths, items: Integers) -> Floats:
 
 def _last_residuals(paths: Paths, items: Integers) -> NDArray[np.float32]:
     """Return what is left of items (B,) for the last level: (B, d)."""
-    residuals = paths.residuals[items]
+    residuals = paths.residuals.take(items, axis=0)
     if len(paths.codebooks) > 1:
-        residuals -= paths.codebooks[-2][paths.codes[items, -2]]
+        residuals -= paths.codebooks[-2].take(paths.codes[items, -2], axis=0)
     return residuals
 
 
