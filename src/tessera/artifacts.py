@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from tessera.errors import ParamsError, TableError
 from tessera.schemas import Schema
 
 Content = TypeVar("Content")
 
-<<<<<<< HEAD
 #: Numbers in the vectors of a row group: 64 MiB of floats.
 GROUP = 2**24
-=======
+
 #: The level of zstd: tables of short texts and numbers become no smaller with a higher one.
 COMPRESSION = 1
->>>>>>> bench-filter
 
 
 def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) -> pl.DataFrame:
@@ -36,11 +33,9 @@ def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) 
 def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
     """Write table to path as Parquet; raise TableError if it is not of schema."""
     with whole_file(path) as partial:
-<<<<<<< HEAD
-        _checked(table, schema, path).write_parquet(partial, row_group_size=_rows_of_a_group(table.schema))
-=======
-        _checked(table, schema, path).write_parquet(partial, compression_level=COMPRESSION)
->>>>>>> bench-filter
+        _checked(table, schema, path).write_parquet(
+            partial, compression_level=COMPRESSION, row_group_size=_rows_of_a_group(table.schema)
+        )
 
 
 @contextmanager
@@ -49,6 +44,8 @@ def table_writer(path: Path, schema: Schema) -> Iterator[Callable[[pl.DataFrame]
 
     For tables that are made piece by piece and need never be in memory as a whole.
     """
+    import pyarrow.parquet as pq  # here, since most stages need nothing of it
+
     declared = pl.DataFrame(schema=schema).to_arrow().schema
     with (
         whole_file(path) as partial,

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tessera.errors import ParamsError, TesseraError
 
@@ -60,6 +58,8 @@ def keep_freed_memory() -> None:
 def _log_handler() -> logging.Handler:
     """Return what writes the log: in colours at a terminal, in plain lines elsewhere."""
     if console.is_terminal:
+        from rich.logging import RichHandler
+
         handler: logging.Handler = RichHandler(
             console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
         )
@@ -132,6 +132,15 @@ def progress(elements: Iterable[Element], *, title: str, total: int | None = Non
     if not is_main_process():
         yield from elements
     elif console.is_terminal:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -5,52 +5,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.plain_collisions import resolved_plainly
 from tessera.codes import collisions as module
-from tessera.codes.collisions import Paths, _places, add_code, reassign, require_distinct, resolve
+from tessera.codes.collisions import Paths, add_code, packed, reassign, require_distinct, resolve
 from tessera.errors import DataError
-
-
-def plainly(paths):
-    """Return the codes that the rule gives, and the items for which it finds none."""
-    codes = [tuple(row) for row in paths.codes.tolist()]
-    groups, taken, result, homeless = {}, set(codes), list(codes), []
-    for item, code in enumerate(codes):
-        groups.setdefault(code, []).append(item)
-    for code in sorted(groups):
-        keeper, *movers = sorted(groups[code], key=lambda item: (distances(paths, item, -1)[code[-1]], item))
-        assert result[keeper] == code
-        for item in movers:
-            place = next((place for place in choices(paths, item, code) if place not in taken), None)
-            if place is None:
-                homeless.append(item)
-            else:
-                taken.add(place)
-                result[item] = place
-    return result, homeless
-
-
-def choices(paths, item, code):
-    """Yield the codes open to an item by the rule, best first."""
-    last = by_distance(distances(paths, item, -1))
-    if len(code) == 1:
-        yield from ((choice,) for choice in last)
-        return
-    others = [choice for choice in by_distance(distances(paths, item, -2)) if choice != code[-2]]
-    for second_last in [code[-2], *others]:
-        yield from ((*code[:-2], second_last, choice) for choice in last)
-
-
-def by_distance(found):
-    return sorted(range(len(found)), key=lambda choice: (found[choice], choice))
-
-
-def distances(paths, item, level):
-    """Return the squared distances of an item's residual at the last or second-last level; infinite without a place."""
-    residual = paths.residuals[item]
-    if level == -1 and len(paths.codebooks) > 1:
-        residual = residual - paths.codebooks[-2][paths.codes[item, -2]]
-    gaps = ((residual.astype(float) - paths.codebooks[level].astype(float)) ** 2).sum(axis=1)
-    return np.where(np.isnan(gaps), np.inf, gaps).tolist()
 
 
 def random_paths(seed, *, items, levels, size, width=3, spread=None):
@@ -127,7 +85,7 @@ def test_codes_without_a_place_come_last_in_their_order():
 @settings(deadline=None, max_examples=300)
 @given(crowds())
 def test_it_is_the_rule(paths):
-    expected, homeless = plainly(paths)
+    expected, homeless = resolved_plainly(paths)
     if homeless:
         with pytest.raises(DataError, match=f"found none for {len(homeless)}: {names(999)[homeless[0]]}"):
             reassign(paths, names=names(len(expected)))
@@ -138,7 +96,7 @@ def test_it_is_the_rule(paths):
 @settings(deadline=None, max_examples=20)
 @given(crowds(), st.integers(1, 9))
 def test_blocks_do_not_change_the_result(paths, rows):
-    _, homeless = plainly(paths)
+    _, homeless = resolved_plainly(paths)
     assume(not homeless)
     whole = reassign(paths, names=names(len(paths.codes)))
     with pytest.MonkeyPatch.context() as patch:
@@ -149,7 +107,7 @@ def test_blocks_do_not_change_the_result(paths, rows):
 @settings(deadline=None, max_examples=100)
 @given(crowds())
 def test_what_holds_afterwards(paths):
-    _, homeless = plainly(paths)
+    _, homeless = resolved_plainly(paths)
     assume(not homeless)
     found = reassign(paths, names=names(len(paths.codes)))
     require_distinct(found, names=names(len(found)))
@@ -162,7 +120,7 @@ def test_what_holds_afterwards(paths):
 @settings(deadline=None, max_examples=50)
 @given(crowds(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(paths, random):
-    _, homeless = plainly(paths)
+    _, homeless = resolved_plainly(paths)
     assume(not homeless)
     found = reassign(paths, names=names(len(paths.codes)))
     order = list(range(len(found)))
@@ -174,7 +132,7 @@ def test_the_order_of_rows_does_not_matter(paths, random):
 def test_a_thousand_items_equal_the_rule():
     for seed, (levels, size, spread) in enumerate([(4, 32, 3), (2, 32, 9), (3, 16, 2)]):
         paths = random_paths(seed, items=400 if size == 16 else 1000, levels=levels, size=size, spread=spread)
-        expected, homeless = plainly(paths)
+        expected, homeless = resolved_plainly(paths)
         assert not homeless
         assert reassign(paths, names=names(1000)).tolist() == [list(code) for code in expected]
 
@@ -202,12 +160,12 @@ def test_too_many_items_for_the_codes_are_counted_and_named():
 
 @settings(deadline=None)
 @given(st.integers(1, 6), st.sampled_from([2, 7, 65536]), st.integers(0, 2**31))
-def test_places_are_ordered_as_codes_are(levels, size, seed):
+def testpacked_are_ordered_as_codes_are(levels, size, seed):
     draw = np.random.default_rng(seed)
     codes = draw.integers(0, size, size=(30, levels))
     codes[draw.integers(0, 30, size=10)] = codes[:10]
     codes[10:20, :-1] = codes[20:, :-1]
-    places = _places(codes, size=size)
+    places = packed(codes, size=size)
     rows = codes.tolist()
     assert sorted(range(30), key=lambda item: (rows[item], item)) == np.argsort(places, kind="stable").tolist()
     assert all((rows[a] == rows[b]) == (places[a] == places[b]) for a in range(30) for b in range(30))

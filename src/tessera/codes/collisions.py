@@ -15,10 +15,13 @@ wherever two meet, the same one of them comes first. The rule's outcome is then 
 in any order lead to it (Gale and Shapley, 1962): in each round every group makes one, all of them at once as arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
+import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from tessera.errors import DataError
@@ -29,14 +32,14 @@ Floats = NDArray[np.float64]
 #: Codes are stored as 16-bit integers.
 LARGEST_CODEBOOK = 2**16
 
-#: Distances computed at one time: 8 MiB of them.
-BLOCK = 2**20
+#: Distances computed at one time: half a MiB of them, which stays in a core's own cache from one step to the next.
+BLOCK = 2**16
 
 #: Items that an error names.
 NAMED = 5
 
-#: The distance of a code without a place: farther than any other, nearer than one that is taken.
-_NOWHERE = np.finfo(np.float64).max
+#: The distance of a code without a place, farther than any other, and what is added to that of a code that is taken.
+_NOWHERE, _TAKEN = 1e100, 1e200
 
 
 Rule = Literal["reassign", "extra_code", "none"]
@@ -59,16 +62,18 @@ def resolve(paths: Paths, *, rule: Rule, names: Sequence[str], present: NDArray[
     """
     if rule == "none":
         return paths.codes.copy()
-    order = np.arange(len(paths.codes)) if present is None else np.argsort(~present, kind="stable")
-    ordered = paths._replace(codes=paths.codes[order], residuals=paths.residuals[order])
-    ordered_names = [names[item] for item in order]
+    if present is not None and not present.all():
+        order = np.argsort(~present, kind="stable")
+        ordered = paths._replace(codes=paths.codes[order], residuals=paths.residuals[order])
+        resolved = resolve(ordered, rule=rule, names=[names[item] for item in order])
+        codes = np.empty_like(resolved)
+        codes[order] = resolved
+        return codes
     if rule == "extra_code":
-        resolved = add_code(ordered.codes, size=paths.codebooks.shape[1], names=ordered_names)
+        codes = add_code(paths.codes, size=paths.codebooks.shape[1], names=names)
     else:
-        resolved = reassign(ordered, names=ordered_names)
-    require_distinct(resolved, names=ordered_names)
-    codes = np.empty_like(resolved)
-    codes[order] = resolved
+        codes = reassign(paths, names=names)
+    require_distinct(codes, names=names)
     return codes
 
 
@@ -82,12 +87,15 @@ def reassign(paths: Paths, *, names: Sequence[str]) -> Integers:
     begin so.
     """
     codes, size = paths.codes.copy(), paths.codebooks.shape[1]
-    places = _places(codes, size=size)
-    movers = _movers(paths, places)
+    places = packed(codes, size=size)
+    order = np.argsort(places)
+    ordered = places.take(order)
+    movers = _movers(paths, ordered, order)
     if len(movers) == 0:
         return codes
     _require_room(codes, places, movers, size=size, names=names)
-    found = _Matching(paths, places, movers).places()
+    with _one_thread():
+        found = _Matching(paths, kept=_distinct(ordered), movers=movers, original=places[movers]).places()
     codes[movers, -1] = found % size
     if codes.shape[1] > 1:
         codes[movers, -2] = found // size % size
@@ -101,9 +109,9 @@ def add_code(codes: Integers, *, size: int, names: Sequence[str]) -> Integers:
 
     Raises DataError where more items share their codes than a level has codes, which is `size`.
     """
-    places = _places(codes, size=size)
+    places = packed(codes, size=size)
     order = np.argsort(places, kind="stable")
-    starts = np.flatnonzero(np.diff(places[order], prepend=-1))
+    starts = np.flatnonzero(_is_first(places[order]))
     lengths = np.diff(starts, append=len(order))
     if len(lengths) and lengths.max() > size:
         group = order[starts[lengths.argmax()] :][: lengths.max()]
@@ -118,9 +126,10 @@ def add_code(codes: Integers, *, size: int, names: Sequence[str]) -> Integers:
 
 def require_distinct(codes: Integers, *, names: Sequence[str]) -> None:
     """Raise DataError, naming some, where two items have the same codes (N, L)."""
-    _, first, inverse = np.unique(codes, axis=0, return_index=True, return_inverse=True)
-    repeated = np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(codes)))
-    if len(repeated):
+    places = packed(codes, size=int(codes.max(initial=0)) + 1)
+    if len(_distinct(np.sort(places))) < len(places):
+        _, first, inverse = np.unique(places, return_index=True, return_inverse=True)
+        repeated = np.flatnonzero(first[inverse] != np.arange(len(places)))
         raise DataError(
             f"expected an ID of its own for each of {len(codes)} items, found {len(repeated)} that have another's: "
             f"{_some(repeated, names)}"
@@ -132,59 +141,79 @@ class _Matching:
 
     Movers (K,) are numbered in the order of the rule; `urgency` is higher the earlier one is, 0 for an ID that nobody
     holds and K + 1 for one whose item keeps it. A bucket is all IDs that differ in the last code only; `table` has a
-    row (M,) for each bucket that a mover can come to. `least` (R,) is the smallest urgency in a row.
+    row (M,) for each bucket that a mover can come to. Of each row (R,), `free` counts the IDs that nobody holds and
+    `least` is the smallest urgency.
     """
 
-    def __init__(self, paths: Paths, places: Integers, movers: Integers) -> None:
+    def __init__(self, paths: Paths, *, kept: Integers, movers: Integers, original: Integers) -> None:
         self.size = paths.codebooks.shape[1]
-        self.paths, self.movers = paths, movers
-        self.original = places[movers]
+        self.paths, self.movers, self.original = paths, movers, original
         self.urgency = np.arange(len(movers), 0, -1, dtype=np.int32)
         self.last = _Distances(paths.codebooks[-1])
         self.second_last = _Distances(paths.codebooks[-2]) if len(paths.codebooks) > 1 else None
-        buckets = places // self.size
-        self.buckets = self._reachable(buckets)
+        self.buckets = self._reachable(kept)
         # Zeros cost no memory before they are written: few of the rows that can be reached ever are.
         self.table = np.zeros((len(self.buckets), self.size), dtype=np.int32)
-        self.own = np.searchsorted(self.buckets, buckets[movers])
+        self.own = np.searchsorted(self.buckets, original // self.size)
+        self.free = np.full(len(self.buckets), self.size)
         self.least = np.zeros(len(self.buckets), dtype=np.int32)
-        self._keep(places)
+        self._hold(self._slots_in_reach(kept), urgency=len(movers) + 1)
 
     def places(self) -> Integers:
         """Return the place (K,) that each mover ends up with."""
-        heads = np.flatnonzero(np.diff(self.original, prepend=-1))
-        follows = np.append(np.diff(self.original) == 0, False)  # the next mover is of the same group, and waits
+        leads = _is_first(self.original)
+        heads = np.flatnonzero(leads)
+        follows = np.append(~leads[1:], False)  # the next mover is of the same group, and waits
         held = np.empty(len(self.movers), dtype=np.int64)
+        holders = self.table.reshape(-1)
         while len(heads):
             slots = self._proposals(heads)
-            before = self.table.reshape(-1)[slots]
-            np.maximum.at(self.table.reshape(-1), slots, self.urgency[heads])
-            won = self.table.reshape(-1)[slots] == self.urgency[heads]
+            before = holders[slots]
+            np.maximum.at(holders, slots, self.urgency[heads])
+            won = holders[slots] == self.urgency[heads]
             winners, displaced = heads[won], before[won]
             held[winners] = slots[won]
-            self._watch(slots[won] // self.size)
+            self._watch(slots[won], taken=displaced == 0)
             next_ones = winners[follows[winners]] + 1
             follows[winners] = False
             heads = np.concatenate([heads[~won], len(self.movers) - displaced[displaced > 0], next_ones])
         return self.buckets[held // self.size] * self.size + held % self.size
 
-    def _reachable(self, buckets: Integers) -> Integers:
+    def _reachable(self, kept: Integers) -> Integers:
         """Return, sorted, the movers' own buckets and, where one overflows, all of those that begin as it does."""
-        own, counts = np.unique(buckets, return_counts=True)
-        overflowing = np.unique(own[counts > self.size] // self.size)
+        movers = self.original // self.size
+        own = _distinct(movers)
+        if not self.second_last:
+            return own
+        _, keepers = self._within(kept, own)
+        items = np.diff(np.searchsorted(movers, own), append=len(movers)) + keepers
+        overflowing = _distinct(own[items > self.size] // self.size)
         others = (overflowing[:, None] * self.size + np.arange(self.size)).reshape(-1)
-        return np.union1d(self.original // self.size, others if self.second_last else others[:0])
+        return np.union1d(own, others) if len(others) else own
 
-    def _keep(self, places: Integers) -> None:
-        """Enter the IDs that the items which do not move keep."""
-        rows = np.searchsorted(self.buckets, places // self.size).clip(max=len(self.buckets) - 1)
-        inside = self.buckets[rows] == places // self.size
-        self.table[rows[inside], places[inside] % self.size] = len(self.movers) + 1
-        self._watch(np.unique(rows[inside]))
+    def _within(self, kept: Integers, buckets: Integers) -> tuple[Integers, Integers]:
+        """Return, for each of buckets, the index of the first one of the places kept in it, and how many there are."""
+        bounds = np.searchsorted(kept, np.stack([buckets, buckets + 1]) * self.size)
+        return bounds[0], bounds[1] - bounds[0]
 
-    def _watch(self, rows: Integers) -> None:
-        """Bring `least` up to date for rows that have changed."""
-        self.least[rows] = self.table[rows].min(axis=1)
+    def _slots_in_reach(self, kept: Integers) -> Integers:
+        """Return those of the places kept, as slots, that are in a bucket of `buckets`."""
+        firsts, counts = self._within(kept, self.buckets)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(rows)) + np.repeat(firsts - (np.cumsum(counts) - counts), counts)
+        return rows * self.size + kept[within] % self.size
+
+    def _hold(self, slots: Integers, *, urgency: int) -> None:
+        """Let free, distinct slots be held with an urgency."""
+        self.table.reshape(-1)[slots] = urgency
+        self._watch(slots, taken=np.ones(len(slots), dtype=np.bool_))
+
+    def _watch(self, slots: Integers, *, taken: NDArray[np.bool_]) -> None:
+        """Bring `free` and `least` up to date for slots with a new holder, of which those in taken were free."""
+        rows = slots // self.size
+        np.subtract.at(self.free, rows[taken], 1)
+        full = rows[self.free[rows] == 0]
+        self.least[full] = self.table[full].min(axis=1)
 
     def _proposals(self, heads: Integers) -> Integers:
         """Return, for each of the movers heads, the slot (row * M + code) that it likes best of those open to it."""
@@ -196,9 +225,19 @@ class _Matching:
         step = max(1, BLOCK // self.size)
         for start in range(0, len(heads), step):
             part = slice(start, start + step)
-            distances = self.last.of(_last_residuals(self.paths, self.movers[heads[part]]))
-            distances[self.table[rows[part]] >= self.urgency[heads[part], None]] = np.inf
-            slots[part] = rows[part] * self.size + distances.argmin(axis=1)
+            slots[part] = self._nearest_open(heads[part], rows[part])
+        return slots
+
+    def _nearest_open(self, heads: Integers, rows: Integers) -> Integers:
+        """Return the slot nearest to each of the movers heads among those of its row (B,) that are open to it."""
+        distances = self.last.of(_last_residuals(self.paths, self.movers[heads]))
+        at_home = np.flatnonzero(rows == self.own[heads])
+        distances[at_home, self.original[heads[at_home]] % self.size] = np.inf  # kept, and most often the nearest
+        slots = rows * self.size + distances.argmin(axis=1)
+        closed = np.flatnonzero(self.table.reshape(-1)[slots] >= self.urgency[heads])
+        others = distances.take(closed, axis=0)
+        others += _TAKEN * (self.table.take(rows[closed], axis=0) >= self.urgency[heads[closed], None])
+        slots[closed] = rows[closed] * self.size + others.argmin(axis=1)
         return slots
 
     def _other_rows(self, heads: Integers) -> Integers:
@@ -211,7 +250,7 @@ class _Matching:
             first = self.original[part] // self.size // self.size * self.size
             alike = np.searchsorted(self.buckets, first)[:, None] + np.arange(self.size)
             distances = self.second_last.of(self.paths.residuals[self.movers[part]])
-            distances[self.least[alike] >= self.urgency[part, None]] = np.inf
+            distances += _TAKEN * (self.least[alike] >= self.urgency[part, None])
             rows[start : start + step] = alike[:, 0] + distances.argmin(axis=1)
         return rows
 
@@ -220,31 +259,51 @@ class _Distances:
     """Squared distances to the codes of one level, but for the part |r|^2 that is the same for all of them."""
 
     def __init__(self, codebook: NDArray[np.float32]) -> None:
-        codes = codebook.astype(np.float64)
-        placed = ~np.isnan(codes.sum(axis=1))
-        self.codes = np.where(placed[:, None], codes, 0)
-        self.squares = np.where(placed, np.square(self.codes).sum(axis=1), _NOWHERE)
+        codes = torch.from_numpy(codebook).double()
+        placed = ~codes.sum(dim=1).isnan()
+        self.codes = codes.where(placed[:, None], 0).T
+        self.squares = self.codes.square().sum(dim=0).where(placed, _NOWHERE)
 
     def of(self, residuals: NDArray[np.float32]) -> Floats:
         """Return |e|^2 - 2 r e, of shape (B, M), for residuals r (B, d)."""
-        distances = residuals.astype(np.float64) @ self.codes.T
-        distances *= -2
-        distances += self.squares
-        return distances
+        return torch.addmm(self.squares, torch.from_numpy(residuals).double(), self.codes, alpha=-2).numpy()
 
 
-def _places(codes: Integers, *, size: int) -> Integers:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in this thread alone: its products here are so small that waiting for another costs more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _distinct(numbers: Integers) -> Integers:
+    """Return the distinct ones of sorted numbers."""
+    return numbers[_is_first(numbers)]
+
+
+def _is_first(numbers: Integers) -> NDArray[np.bool_]:
+    """Return, for each of sorted numbers, whether it is the first of its like."""
+    first = np.ones(len(numbers), dtype=np.bool_)
+    np.not_equal(numbers[1:], numbers[:-1], out=first[1:])
+    return first
+
+
+def packed(codes: Integers, *, size: int) -> Integers:
     """Return codes (N, L) as one number an item (N,), in the same order; the last two codes are its last two digits.
 
     Base M; what comes before the last two digits is a number of what the codes there mean, not their digits, where
     digits would not fit.
     """
     place = np.zeros(len(codes), dtype=np.int64)
-    for level in range(codes.shape[1] - 2):
-        place = _fitting(place, factor=size) * size + codes[:, level]
-    place = _fitting(place, factor=size**2)
-    for level in range(max(codes.shape[1] - 2, 0), codes.shape[1]):
-        place = place * size + codes[:, level]
+    for level, column in enumerate(codes.T):
+        digits = {1: 0, 2: 2}.get(codes.shape[1] - level, 1)  # those that have to fit behind what is there so far
+        place = _fitting(place, factor=size**digits)
+        place *= size
+        place += column
     return place
 
 
@@ -255,15 +314,16 @@ def _fitting(numbers: Integers, *, factor: int) -> Integers:
     return numbers
 
 
-def _movers(paths: Paths, places: Integers) -> Integers:
-    """Return the items (K,) that cannot keep their codes, in the order of the rule."""
-    order = np.argsort(places)
-    ordered = places[order]
-    repeated = (np.diff(ordered, prepend=-1) == 0) | (np.diff(ordered, append=-1) == 0)
-    colliding = np.sort(order[repeated])
-    distances = _own_distances(paths, colliding)
-    colliding = colliding[np.lexsort((distances, places[colliding]))]  # stable: of equals, the first item
-    return colliding[np.diff(places[colliding], prepend=-1) == 0]
+def _movers(paths: Paths, places: Integers, order: Integers) -> Integers:
+    """Return the items (K,) that cannot keep their codes, in the order of the rule.
+
+    places (N,) are sorted, and order (N,) are the items in that order.
+    """
+    follows = ~_is_first(places)  # another item of the same codes
+    crowded = follows | np.append(follows[1:], False)
+    items = order[crowded]
+    table = pl.DataFrame({"place": places[crowded], "distance": _own_distances(paths, items), "item": items})
+    return table.sort("place", "distance", "item")["item"].to_numpy()[follows[crowded]]  # the first of each group stays
 
 
 def _own_distances(paths: Paths, items: Integers) -> Floats:
@@ -272,16 +332,17 @@ def _own_distances(paths: Paths, items: Integers) -> Floats:
     step = max(1, BLOCK // max(paths.codebooks.shape[2], 1))
     for start in range(0, len(items), step):
         part = items[start : start + step]
-        own = paths.codebooks[-1][paths.codes[part, -1]].astype(np.float64)
-        distances[start : start + step] = np.square(_last_residuals(paths, part) - own).sum(axis=1)
+        gaps = _last_residuals(paths, part).astype(np.float64)
+        gaps -= paths.codebooks[-1][paths.codes[part, -1]]
+        distances[start : start + step] = np.einsum("nd,nd->n", gaps, gaps)
     return distances
 
 
 def _last_residuals(paths: Paths, items: Integers) -> NDArray[np.float32]:
     """Return what is left of items (B,) for the last level: (B, d)."""
-    residuals = paths.residuals[items]
+    residuals = paths.residuals.take(items, axis=0)
     if len(paths.codebooks) > 1:
-        residuals -= paths.codebooks[-2][paths.codes[items, -2]]
+        residuals -= paths.codebooks[-2].take(paths.codes[items, -2], axis=0)
     return residuals
 
 

@@ -143,9 +143,16 @@ def initialise_layers(quantizer: CrossModalQuantizer, *, generator: torch.Genera
             nn.init.zeros_(module.bias)
 
 
+class _Blank(nn.Linear):
+    """A linear layer whose weights are not yet set; `nn.utils.skip_init` would import torch's compiler for one."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
 def _perceptron(widths: tuple[int, ...]) -> nn.Sequential:
     """Return linear layers of the given widths with a ReLU between each two, their weights not yet set."""
     layers: list[nn.Module] = []
     for inner, outer in pairwise(widths):
-        layers += [nn.utils.skip_init(nn.Linear, inner, outer), nn.ReLU(inplace=True)]
+        layers += [_Blank(inner, outer), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

@@ -3,9 +3,8 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+from tessera.codes.collisions import Integers, packed
 
 
 class Level(NamedTuple):
@@ -30,7 +29,7 @@ def collisions(codes: Integers) -> Collisions:
     """
     if len(codes) == 0:
         return Collisions(0.0, 0)
-    _, counts = np.unique(codes, axis=0, return_counts=True)
+    _, counts = np.unique(packed(codes, size=int(codes.max()) + 1), return_counts=True)
     return Collisions(100 * (len(codes) - len(counts)) / len(codes), int(counts.max()))
 
 

@@ -99,18 +99,18 @@ def samples(
     found = histories(interactions, split=split, max_history=max_history)
     if not len(found.targets):
         raise DataError(f"{split} samples: expected at least one target with a history, found none")
+    rows = found.items[_ranges(found.targets - found.lengths, found.lengths)]  # (sum of lengths,)
     for task in vocabulary.tasks:
         if task.kind == "history":
-            yield task, _history_samples(task, found, tokens, vocabulary)
+            yield task, _history_samples(task, found, rows, tokens, vocabulary)
         elif split == "train":
             yield task, _item_samples(task, tokens, vocabulary)
 
 
 def _history_samples(
-    task: Task, found: Histories, tokens: Mapping[str, Tokens], vocabulary: Vocabulary
+    task: Task, found: Histories, rows: NDArray[np.uint32], tokens: Mapping[str, Tokens], vocabulary: Vocabulary
 ) -> pl.DataFrame:
-    rows = found.items[_ranges(found.targets - found.lengths, found.lengths)]
-    source = tokens[task.source][rows]  # (sum of lengths, L)
+    source = tokens[task.source].take(rows, axis=0)  # (sum of lengths, L)
     items = found.items[found.targets]
     return _table(
         task,
@@ -141,9 +141,13 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
 def _framed(prefix: tuple[int, ...], values: Tokens, lengths: NDArray[np.int64]) -> Ragged:
     """Return the rows that values holds, one of each length, each with prefix before it and END after it."""
     offsets = np.concatenate([[0], np.cumsum(lengths + len(prefix) + 1)])
-    framed = np.full(offsets[-1], END, np.uint16)
-    framed[_ranges(offsets[:-1] + len(prefix), lengths)] = values
-    for place, token in enumerate(prefix):
+    frame = {-1: END, **dict(enumerate(prefix))}  # places from where a row begins; that before it ends another row
+    inner = np.ones(offsets[-1], np.bool_)
+    for place in frame:
+        inner[offsets[:-1] + place] = False
+    framed = np.empty(offsets[-1], np.uint16)
+    framed[inner] = values  # copies whole rows, which an index for each token does not
+    for place, token in frame.items():
         framed[offsets[:-1] + place] = token
     return Ragged(framed, offsets)
 
