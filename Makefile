@@ -4,7 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup repro test lint params lock clean
+# What `make bench` runs, in the order of the pipeline; BENCH=--full for the sizes of the README.
+BENCHMARKS := filter cluster quantize collisions corpus train rank pipeline
+BENCH :=
+
+.PHONY: help setup repro test bench lint params lock clean
 
 help: ## Tell what there is.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,6 +29,9 @@ repro: setup ## Run the pipeline; what is up to date is not run again.
 
 test: setup ## Run the tests.
 	python -m pytest
+
+bench: setup ## Compare each heavy step with a peer; the figures go to benchmarks/results.
+	for name in $(BENCHMARKS); do python benchmarks/$$name.py $(BENCH) --json benchmarks/results/$$name.json || exit 1; done
 
 lint: setup ## Check style and types.
 	ruff check .

@@ -71,7 +71,7 @@ def main(
     full: Annotated[bool, typer.Option("--full", help=f"Take {FULL:,} lines, and run once.")] = False,
     lines: Annotated[int, typer.Option(help="How many review lines there are.")] = 1_000_000,
     runs: Annotated[int, typer.Option(help="How often each side runs.")] = 3,
-    growth: Annotated[bool, typer.Option("--growth", help="Measure how ours grows up to as many lines, too.")] = False,
+    growth: Annotated[bool, typer.Option(help="Measure how ours grows up to as many lines, too.")] = True,
     folder: Annotated[Path, typer.Option(help="The cache of drawn files.")] = CACHE,
 ) -> None:
     """Measure both with so many lines, and ours with fewer."""
