@@ -12,7 +12,7 @@ second-last level from the residual there. Codes without a place (NaN in the cod
 
 Why it is fast: each item that must move has a fixed order of preference over the IDs that begin as its own does, and
 wherever two meet, the same one of them comes first. The rule's outcome is then the one stable matching, and proposals
-in any order lead to it (Gale and Shapley, 1962): in each round every group makes one, all of them at once as arrays.
+in any order lead to it (Gale and Shapley, 1962): in each round all who have none make one, at once, as arrays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -161,22 +161,18 @@ class _Matching:
 
     def places(self) -> Integers:
         """Return the place (K,) that each mover ends up with."""
-        leads = _is_first(self.original)
-        heads = np.flatnonzero(leads)
-        follows = np.append(~leads[1:], False)  # the next mover is of the same group, and waits
+        seekers = np.arange(len(self.movers))
         held = np.empty(len(self.movers), dtype=np.int64)
         holders = self.table.reshape(-1)
-        while len(heads):
-            slots = self._proposals(heads)
+        while len(seekers):
+            slots = self._proposals(seekers)
             before = holders[slots]
-            np.maximum.at(holders, slots, self.urgency[heads])
-            won = holders[slots] == self.urgency[heads]
-            winners, displaced = heads[won], before[won]
+            np.maximum.at(holders, slots, self.urgency[seekers])
+            won = holders[slots] == self.urgency[seekers]
+            winners, displaced = seekers[won], before[won]
             held[winners] = slots[won]
             self._watch(slots[won], taken=displaced == 0)
-            next_ones = winners[follows[winners]] + 1
-            follows[winners] = False
-            heads = np.concatenate([heads[~won], len(self.movers) - displaced[displaced > 0], next_ones])
+            seekers = np.concatenate([seekers[~won], len(self.movers) - displaced[displaced > 0]])
         return self.buckets[held // self.size] * self.size + held % self.size
 
     def _reachable(self, kept: Integers) -> Integers:
@@ -215,38 +211,38 @@ class _Matching:
         full = rows[self.free[rows] == 0]
         self.least[full] = self.table[full].min(axis=1)
 
-    def _proposals(self, heads: Integers) -> Integers:
-        """Return, for each of the movers heads, the slot (row * M + code) that it likes best of those open to it."""
-        rows = self.own[heads]
-        closed = self.least[rows] >= self.urgency[heads]
+    def _proposals(self, seekers: Integers) -> Integers:
+        """Return, for each of seekers, the slot (row * M + code) that it likes best of those open to it."""
+        rows = self.own[seekers]
+        closed = self.least[rows] >= self.urgency[seekers]
         if closed.any():
-            rows[closed] = self._other_rows(heads[closed])
-        slots = np.empty(len(heads), dtype=np.int64)
+            rows[closed] = self._other_rows(seekers[closed])
+        slots = np.empty(len(seekers), dtype=np.int64)
         step = max(1, BLOCK // self.size)
-        for start in range(0, len(heads), step):
+        for start in range(0, len(seekers), step):
             part = slice(start, start + step)
-            slots[part] = self._nearest_open(heads[part], rows[part])
+            slots[part] = self._nearest_open(seekers[part], rows[part])
         return slots
 
-    def _nearest_open(self, heads: Integers, rows: Integers) -> Integers:
-        """Return the slot nearest to each of the movers heads among those of its row (B,) that are open to it."""
-        distances = self.last.of(_last_residuals(self.paths, self.movers[heads]))
-        at_home = np.flatnonzero(rows == self.own[heads])
-        distances[at_home, self.original[heads[at_home]] % self.size] = np.inf  # kept, and most often the nearest
+    def _nearest_open(self, seekers: Integers, rows: Integers) -> Integers:
+        """Return the slot nearest to each of seekers among those of its row (B,) that are open to it."""
+        distances = self.last.of(_last_residuals(self.paths, self.movers[seekers]))
+        at_home = np.flatnonzero(rows == self.own[seekers])
+        distances[at_home, self.original[seekers[at_home]] % self.size] = np.inf  # kept, and most often the nearest
         slots = rows * self.size + distances.argmin(axis=1)
-        closed = np.flatnonzero(self.table.reshape(-1)[slots] >= self.urgency[heads])
+        closed = np.flatnonzero(self.table.reshape(-1)[slots] >= self.urgency[seekers])
         others = distances.take(closed, axis=0)
-        others += _TAKEN * (self.table.take(rows[closed], axis=0) >= self.urgency[heads[closed], None])
+        others += _TAKEN * (self.table.take(rows[closed], axis=0) >= self.urgency[seekers[closed], None])
         slots[closed] = rows[closed] * self.size + others.argmin(axis=1)
         return slots
 
-    def _other_rows(self, heads: Integers) -> Integers:
-        """Return the row of the bucket that each of heads, whose own is closed to it, likes best of those open."""
+    def _other_rows(self, seekers: Integers) -> Integers:
+        """Return the row of the bucket that each of seekers, whose own is closed to it, likes best of those open."""
         assert self.second_last is not None  # noqa: S101 - one bucket alone has room for all, or _require_room raised
-        rows = np.empty(len(heads), dtype=np.int64)
+        rows = np.empty(len(seekers), dtype=np.int64)
         step = max(1, BLOCK // self.size)
-        for start in range(0, len(heads), step):
-            part = heads[start : start + step]
+        for start in range(0, len(seekers), step):
+            part = seekers[start : start + step]
             first = self.original[part] // self.size // self.size * self.size
             alike = np.searchsorted(self.buckets, first)[:, None] + np.arange(self.size)
             distances = self.second_last.of(self.paths.residuals[self.movers[part]])
