@@ -18,6 +18,7 @@ from plain_collisions import resolved_plainly
 from side_by_side import GIB, Case, Growth, alternate, in_own_process, matrix_rate, median_seconds, report
 
 from tessera.codes.collisions import Paths, packed, resolve
+from tessera.runtime import keep_freed_memory
 
 WIDTH = 32
 SHARES = (0.5, 0.05)
@@ -31,6 +32,7 @@ def main(
     most: Annotated[int, typer.Option(help="How many items to measure memory with.")] = 1_000_000,
 ) -> None:
     """Measure both at each number of items, and ours alone at the most."""
+    keep_freed_memory()  # as every stage does
     rate = matrix_rate()
     cases = [compared(crowd(count, share), share, rate, runs=RUNS) for count in items for share in SHARES]
     growth = []

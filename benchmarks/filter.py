@@ -42,6 +42,7 @@ from tessera.items.filtering import (
     leave_one_out,
     numbered,
 )
+from tessera.runtime import keep_freed_memory
 from tessera.schemas import INTERACTIONS, REVIEWS, USERS
 
 K = 5
@@ -126,6 +127,7 @@ def drawn(folder: Path, lines: int) -> Path:
 
 def filter_ours(raw: Path, folder: Path) -> Phases:
     """Write the tables of the k-core of raw to folder, as the stages do."""
+    keep_freed_memory()
     start = time.perf_counter()
     reviews, _ = read_reviews(raw, form="amazon2018", max_malformed=0.0)
     write_table(folder / "reviews.parquet", reviews, REVIEWS)
