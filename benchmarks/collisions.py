@@ -41,7 +41,7 @@ def main(
             cases.append(compared(crowd(most, share), share, rate, runs=1))
         counts = sorted({most // 100, most // 10, most})
         spent = [in_own_process(seconds_of, count, share) for count in counts]
-        growth.append(Growth(f"{share:.0%} colliding", "items", counts, [each.result for each in spent]))
+        growth.append(Growth(f"collisions, {share:.0%} of items", "items", counts, [each.result for each in spent]))
         largest = f"{most:,} items, {share:.0%} colliding, ours"
         facts = {f"{largest}, seconds": spent[-1].result, f"{largest}, peak GiB": spent[-1].peak_bytes / GIB}
         cases[0] = cases[0]._replace(facts={**cases[0].facts, **facts})

@@ -63,7 +63,7 @@ def main(
         "seconds to write as Parquet": seconds_of_writing(one, vocabulary),
     }
     cases[0] = cases[0]._replace(facts=facts)
-    report("corpus", cases, growth=[Growth("six tasks", "interactions", work, seconds)], to=json)
+    report("corpus", cases, growth=[Growth("corpus of six tasks", "interactions", work, seconds)], to=json)
 
 
 class Made(NamedTuple):

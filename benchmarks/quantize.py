@@ -197,8 +197,7 @@ def grown(work: Work, folder: Path, *, batch: int) -> Growth:
 
         train(part, folder, batch=batch, epochs=2, progress=timed)
         seconds.append(min(end - start for start, end in pairwise(ends)))
-    widths = " + ".join(map(str, work.widths.values()))
-    return Growth(f"an epoch of the quantizer, {widths}", "items", [float(part.items) for part in parts], seconds)
+    return Growth("quantizer, an epoch", "items", [float(part.items) for part in parts], seconds)
 
 
 def write_vectors(work: Work, folder: Path) -> None:
