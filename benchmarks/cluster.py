@@ -53,12 +53,12 @@ def main(
     work: Annotated[list[str] | None, typer.Option(help="ITEMSxWIDTHxCLUSTERSxSTARTS instead; several times.")] = None,
     runs: Annotated[int, typer.Option(help="Alternating runs.")] = 1,
     full: Annotated[bool, typer.Option("--full", help="6,250 x 4,096 and 200,000 x 768, K = 512.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
 ) -> None:
     """Compare both on each work."""
     works = [Work.of(each) for each in work or (FULL if full else DEFAULT)]
     cases = [compared(each, runs=runs) for each in works]
-    report("cluster", cases, growth=[grown(works[-1])], to=json_file)
+    report("cluster", cases, growth=[grown(works[-1])], to=to)
 
 
 def compared(work: Work, *, runs: int) -> Case:

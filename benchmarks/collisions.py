@@ -26,7 +26,7 @@ RUNS = 5
 
 
 def main(
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Let the plain rule do the largest crowd too: minutes.")] = False,
     items: Annotated[tuple[int, int], typer.Option(help="How many items; the first number stands.")] = (50_000, 6_250),
     most: Annotated[int, typer.Option(help="How many items to measure memory with.")] = 1_000_000,
@@ -45,7 +45,7 @@ def main(
         largest = f"{most:,} items, {share:.0%} colliding, ours"
         facts = {f"{largest}, seconds": spent[-1].result, f"{largest}, peak GiB": spent[-1].peak_bytes / GIB}
         cases[0] = cases[0]._replace(facts={**cases[0].facts, **facts})
-    report("collisions", cases, growth=growth, to=json)
+    report("collisions", cases, growth=growth, to=to)
 
 
 def crowd(items: int, share: float) -> Paths:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import polars as pl
 import typer
-from instruments import CODES, LEVELS, MODALITIES, TASKS, Instruments, instruments, times_larger
+from instruments import CODES, LEVELS, MAX_HISTORY, MODALITIES, Instruments, instruments, times_larger
 from numpy.typing import NDArray
 from side_by_side import Case, Growth, alternate, copy_rate, median_seconds, report
 from tokenizers import Tokenizer
@@ -27,10 +27,9 @@ from tokenizers.processors import TemplateProcessing
 
 from tessera.artifacts import table_writer
 from tessera.recommender.corpus import SPLITS, samples
-from tessera.recommender.vocabulary import END, FIRST_FREE, Task, Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import END, FIRST_FREE, Task, Vocabulary
 from tessera.schemas import CORPUS
 
-MAX_HISTORY = 20
 RUNS = 2
 SIZES = [1, 2, 5, 10, 20]
 BATCH = 10_000
@@ -40,7 +39,7 @@ LETTERS = {"text": "abcdefgh", "image": "ABCDEFGH"}
 
 
 def main(
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Let the peer do the largest size too: minutes.")] = False,
     users: Annotated[int | None, typer.Option(help="Take so many users only.")] = None,
 ) -> None:
@@ -48,7 +47,7 @@ def main(
     one = instruments()
     if users is not None:
         one = one._replace(interactions=one.interactions.filter(pl.col("user") < users))
-    vocabulary = Vocabulary.of(parse_tasks(TASKS, list(MODALITIES)), one.codes, codebook_size=CODES)
+    vocabulary = one.vocabulary()
     strings = Strings.of(one.codes, vocabulary)
     require_equal(one, vocabulary, strings)
     cases, work, seconds = list[Case](), list[float](), list[float]()
@@ -63,7 +62,7 @@ def main(
         "seconds to write as Parquet": seconds_of_writing(one, vocabulary),
     }
     cases[0] = cases[0]._replace(facts=facts)
-    report("corpus", cases, growth=[Growth("corpus of six tasks", "interactions", work, seconds)], to=json)
+    report("corpus", cases, growth=[Growth("corpus of six tasks", "interactions", work, seconds)], to=to)
 
 
 class Made(NamedTuple):

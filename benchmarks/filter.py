@@ -16,11 +16,12 @@ Each run has a process of its own, whose start is not measured, and whose peak m
 import gzip
 import hashlib
 import json
-import statistics
 import tempfile
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Annotated, NamedTuple
 
 import drawn_reviews
@@ -28,7 +29,7 @@ import polars as pl
 import typer
 from isal import igzip
 from polars.testing import assert_frame_equal
-from side_by_side import GIB, Case, Growth, Spent, in_own_process, report
+from side_by_side import GIB, Case, Growth, alternate_apart, in_own_process, report
 
 from tessera.artifacts import read_table, write_table
 from tessera.items.amazon import read_reviews
@@ -84,28 +85,32 @@ def main(
 def compare(raw: Path, lines: int, *, runs: int) -> Case:
     """Return how both fare with the file raw of so many lines; raise AssertionError where their results differ."""
     with tempfile.TemporaryDirectory() as folder:
-        ours, peer = Path(folder, "ours"), Path(folder, "peer.tsv")
-        spent: dict[str, list[Spent]] = {"ours": [], "peer": []}
-        for _ in range(runs):
-            spent["ours"].append(in_own_process(filter_ours, raw, ours))
-            spent["peer"].append(in_own_process(filter_plainly, raw, peer))
-        found = pl.read_parquet(ours / "interactions.parquet")
-        assert_frame_equal(found, pl.read_csv(peer, separator="\t", has_header=False, schema=INTERACTIONS))
-    seconds = {name: statistics.median(each.seconds for each in runs_of) for name, runs_of in spent.items()}
-    peaks = {name: max(each.peak_bytes for each in runs_of) / GIB for name, runs_of in spent.items()}
+        tables, listing = Path(folder, "ours"), Path(folder, "peer.tsv")
+        spent = alternate_apart(
+            ours=partial(filter_ours, raw, tables), peer=partial(filter_plainly, raw, listing), runs=runs
+        )
+        found = pl.read_parquet(tables / "interactions.parquet")
+        assert_frame_equal(found, pl.read_csv(listing, separator="\t", has_header=False, schema=INTERACTIONS))
     unpacking, size = unpack(raw)
     facts = {
         "lines": float(lines),
         "bytes a line": size / lines,
         "bytes a line, packed": raw.stat().st_size / lines,
         "interactions of the 5-core": float(found.height),
-        "seconds, reading": statistics.median(each.result.reading for each in spent["ours"]),
-        "seconds, filtering": statistics.median(each.result.filtering for each in spent["ours"]),
-        "peak GiB, ours": peaks["ours"],
-        "peak GiB, peer": peaks["peer"],
+        "seconds, reading": median(each.result.reading for each in spent.ours),
+        "seconds, filtering": median(each.result.filtering for each in spent.ours),
+        "peak GiB, ours": max(each.peak_bytes for each in spent.ours) / GIB,
+        "peak GiB, peer": max(each.peak_bytes for each in spent.peer) / GIB,
     }
-    rates = (lines / seconds["peer"], lines / seconds["ours"], lines / unpacking)
-    return Case(f"{lines:,} lines to the {K}-core", "lines/s", *rates, facts)
+    peer, ours = (median(each.seconds for each in side) for side in spent)
+    return Case(
+        f"{lines:,} lines to the {K}-core",
+        "lines/s",
+        peer=lines / peer,
+        ours=lines / ours,
+        limit=lines / unpacking,
+        facts=facts,
+    )
 
 
 def grown(folder: Path, most: int) -> Growth:

@@ -10,28 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from paper import PAPER
 
 from tessera.items.amazon import read_reviews
 from tessera.items.filtering import counted, in_order, leave_one_out, numbered
 from tessera.recommender.corpus import codes_by_modality
+from tessera.recommender.vocabulary import Vocabulary, parse_tasks
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data" / "instruments"
 REVIEWS = "Musical_Instruments.json.gz"
 IDS = "semantic_ids.parquet"
 
-MODALITIES = ("text", "image")
+MODALITIES = tuple(PAPER.modalities)
 USERS, ITEMS, INTERACTIONS = 17_112, 6_250, 136_226
-LEVELS, CODES = 4, 256
+LEVELS, CODES = PAPER.quant.levels, PAPER.quant.codebook_size
+MAX_HISTORY = PAPER.corpus.max_history
 SHORTEST = 5
-
-TASKS = [
-    "history text -> text",
-    "history image -> image",
-    "item text -> image",
-    "item image -> text",
-    "history text -> image",
-    "history image -> text",
-]
 
 
 class Instruments(NamedTuple):
@@ -40,6 +34,10 @@ class Instruments(NamedTuple):
     interactions: pl.DataFrame
     codes: dict[str, NDArray[np.integer[Any]]]
     source: str  # "published" or "drawn"
+
+    def vocabulary(self) -> Vocabulary:
+        """Return the vocabulary of all published tasks."""
+        return Vocabulary.of(parse_tasks(PAPER.corpus.tasks, PAPER.modalities), self.codes, codebook_size=CODES)
 
 
 def instruments(folder: Path = FOLDER) -> Instruments:

@@ -79,7 +79,7 @@ class Run(NamedTuple):
 
 
 def main(
-    json_: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Three runs, of which the median one counts.")] = False,
     until: Annotated[str, typer.Option(help="The stage to end with.")] = "write_report",
     changes: Annotated[list[str], typer.Option("--set", help="KEY=VALUE, as `dvc exp run -S` takes it.")] = [],  # noqa: B006
@@ -88,7 +88,7 @@ def main(
     runs = [cold_run(until=until, changes=changes) for _ in range(3 if full else 1)]
     for run in runs:
         require_no_torch(run.stages)
-    report("pipeline", [case_of(sorted(runs, key=outside)[len(runs) // 2])], to=json_)
+    report("pipeline", [case_of(sorted(runs, key=outside)[len(runs) // 2])], to=to)
 
 
 def cold_run(*, until: str, changes: list[str]) -> Run:

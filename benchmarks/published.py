@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from instruments import CODES, TASKS, Instruments
+from instruments import Instruments
 from numpy.typing import NDArray
+from paper import PAPER
 from transformers import T5ForConditionalGeneration
 
 from tessera.recommender.model import Sizes, new_model
-from tessera.recommender.vocabulary import Tokens, Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import Tokens, Vocabulary
 
-SIZES = Sizes(
-    d_model=128, d_ff=1024, d_kv=64, heads=6, encoder_layers=4, decoder_layers=4, dropout=0.1, initializer_factor=1.0
-)
+SIZES = Sizes(**PAPER.t5.model_dump(include=set(Sizes._fields)))
 
 #: A product of a row of m numbers with a matrix of m x n takes so many operations for each of the m * n.
 MULTIPLY_AND_ADD = 2
@@ -38,7 +37,7 @@ class Vocabularies(NamedTuple):
 
 def vocabularies(data: Instruments) -> Vocabularies:
     """Return the vocabulary of all six tasks of data, and its items' tokens."""
-    vocabulary = Vocabulary.of(parse_tasks(TASKS, list(data.codes)), data.codes, codebook_size=CODES)
+    vocabulary = data.vocabulary()
     return Vocabularies(vocabulary, {m: vocabulary.tokens(m, codes) for m, codes in data.codes.items()})
 
 

@@ -24,6 +24,7 @@ import polars as pl
 import torch
 import typer
 from embeddings import Embeddings
+from paper import PAPER
 from side_by_side import GIB, Case, Growth, in_own_process, matrix_rate, report
 from torch import Tensor
 
@@ -41,12 +42,9 @@ from tessera.codes.quantizer import Architecture, CrossModalQuantizer, Quantized
 from tessera.row_files import vector_rows
 from tessera.schemas import VECTORS
 
-HIDDEN = (768, 2048, 1024, 512, 256, 128, 64)
-LEVELS, CODES, LATENT = 4, 256, 32
-OBJECTIVE = Objective(
-    alpha=0.25, lambda_con=0.1, con_start_level=2, lambda_align=0.001, temperature=0.1, similarity="cosine"
-)
-LABELS = 512
+QUANT = PAPER.quant
+OBJECTIVE = Objective(**QUANT.model_dump(include=set(Objective.__dataclass_fields__)))
+LABELS = PAPER.pseudo.clusters
 CATEGORIES = 600
 CPU = torch.device("cpu")
 
@@ -78,7 +76,8 @@ class Work(NamedTuple):
 
     def architecture(self) -> Architecture:
         """Return the published network for such vectors."""
-        return Architecture("rqvae", dict(self.widths), LEVELS, CODES, LATENT, HIDDEN)
+        shape = QUANT.levels, QUANT.codebook_size, QUANT.latent_dim, tuple(QUANT.hidden)
+        return Architecture(QUANT.method, dict(self.widths), *shape)
 
     def paths(self, folder: Path) -> dict[str, Path]:
         """Return where the vectors are."""
@@ -99,7 +98,7 @@ def main(
     batch: Annotated[int, typer.Option(help="Items a step.")] = 2048,
     runs: Annotated[int, typer.Option(help="Epochs of each.")] = 3,
     full: Annotated[bool, typer.Option("--full", help="200,000 items, too.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
 ) -> None:
     """Compare both on each work."""
     works = [Work.of(each) for each in work or (FULL if full else DEFAULT)]
@@ -110,9 +109,7 @@ def main(
         peaks = {f"GiB at most, {each.items:,} items": peak(each, folder, batch=batch) / GIB for each in weighed}
         cases = [compared(each, folder, batch=batch, runs=runs) for each in works]
         growth = grown(works[0], folder, batch=batch)
-    report(
-        "quantize", [cases[0]._replace(facts={**cases[0].facts, **peaks}), *cases[1:]], growth=[growth], to=json_file
-    )
+    report("quantize", [cases[0]._replace(facts={**cases[0].facts, **peaks}), *cases[1:]], growth=[growth], to=to)
 
 
 def compared(work: Work, folder: Path, *, batch: int, runs: int) -> Case:
@@ -152,9 +149,8 @@ def compared(work: Work, folder: Path, *, batch: int, runs: int) -> Case:
 
 def train(work: Work, folder: Path, *, batch: int, epochs: int, progress: Progress = iter) -> None:
     """Train as the stage does, from Parquet."""
-    schedule = Schedule(
-        epochs=epochs, batch_size=batch, lr=1e-3, weight_decay=1e-4, initialisation="kmeans", replace_dead_after=10
-    )
+    published = QUANT.model_dump(include=set(Schedule.__dataclass_fields__))
+    schedule = Schedule(**published | {"epochs": epochs, "batch_size": batch})
     with vector_rows(work.paths(folder), scratch=folder) as rows:
         fit(
             rows,
@@ -245,7 +241,9 @@ class Peer:
                 part.centre.copy_(self.vectors[modality].mean(0))
                 part.scale.copy_((self.vectors[modality] - part.centre).square().mean().sqrt())
                 part.codebooks.normal_(std=0.1, generator=self.draw)
-        self.optimizer = torch.optim.AdamW(self.quantizer.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.quantizer.parameters(), lr=QUANT.lr, weight_decay=QUANT.weight_decay, fused=True
+        )
 
     def epoch(self) -> None:
         """Train on every item once."""

@@ -131,6 +131,22 @@ def in_own_process(work: Callable[..., Any], *arguments: Any) -> Spent:
         return pool.apply(_measured, (work, arguments))
 
 
+class Apart(NamedTuple):
+    """What each run of either side took, each in a process of its own."""
+
+    peer: list[Spent]
+    ours: list[Spent]
+
+
+def alternate_apart(*, peer: Callable[[], Any], ours: Callable[[], Any], runs: int) -> Apart:
+    """Run ours and peer in turn, runs times each, every run in a fresh process; both are functions of modules."""
+    apart = Apart([], [])
+    for _ in range(runs):
+        apart.ours.append(in_own_process(ours))
+        apart.peer.append(in_own_process(peer))
+    return apart
+
+
 def _measured(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Spent:
     start = time.perf_counter()
     result = work(*arguments)
