@@ -1,11 +1,13 @@
-"""Rows of vectors read from a file are those of the table, whatever the blocks."""
+"""Rows of vectors read from a file are those of the table, whatever the row groups."""
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tessera import row_files
+from tessera import artifacts
 from tessera.artifacts import write_table
 from tessera.errors import TableError
 from tessera.row_files import vector_rows
@@ -19,14 +21,20 @@ def matrix():
 
 @pytest.fixture
 def path(tmp_path, matrix):
-    table = pl.DataFrame({"item": pl.Series(range(50), dtype=pl.UInt32), "vector": matrix, "present": [True] * 50})
-    write_table(tmp_path / "vectors.parquet", table, VECTORS)
-    return tmp_path / "vectors.parquet"
+    return written(matrix, tmp_path / "vectors.parquet")
 
 
-@pytest.mark.parametrize("block", [1, 20, 10**6])
-def test_rows_are_those_of_the_table_in_whatever_order(path, matrix, tmp_path, monkeypatch, block):
-    monkeypatch.setattr(row_files, "BLOCK", block)
+def written(matrix, path):
+    items = pl.Series(range(len(matrix)), dtype=pl.UInt32)
+    table = pl.DataFrame({"item": items, "vector": matrix, "present": [True] * len(matrix)})
+    write_table(path, table, VECTORS)
+    return path
+
+
+@pytest.mark.parametrize("group", [1, 140, 10**6])
+def test_rows_are_those_of_the_table_in_whatever_order(matrix, tmp_path, monkeypatch, group):
+    monkeypatch.setattr(artifacts, "GROUP", group)
+    path = written(matrix, tmp_path / "vectors.parquet")
     with vector_rows({"text": path, "again": path}, scratch=tmp_path / "new") as found:
         rows = found["text"]
         assert list(found) == ["text", "again"]
@@ -35,6 +43,25 @@ def test_rows_are_those_of_the_table_in_whatever_order(path, matrix, tmp_path, m
             assert torch.equal(rows[wanted], torch.from_numpy(matrix)[wanted])
         for wanted in (slice(None), slice(10, 12), slice(45, 90), slice(50, 60), slice(0, 0)):
             assert torch.equal(rows[wanted], torch.from_numpy(matrix)[wanted])
+
+
+def test_no_more_than_a_row_group_is_held(tmp_path, monkeypatch):
+    matrix = np.random.default_rng(0).normal(size=(4000, 512)).astype(np.float32)
+    monkeypatch.setattr(artifacts, "GROUP", 100 * 512)
+    path = written(matrix, tmp_path / "vectors.parquet")
+    held = []
+    read = pq.ParquetFile.read_row_group
+
+    def watched(file, number, **options):
+        held.append(pa.total_allocated_bytes())
+        return read(file, number, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", watched)
+    before = pa.total_allocated_bytes()
+    with vector_rows({"text": path}, scratch=tmp_path) as found:
+        assert torch.equal(found["text"][:], torch.from_numpy(matrix))
+    assert len(held) == 40
+    assert max(held) - before < matrix.nbytes / 4
 
 
 def test_the_scratch_file_has_no_name_and_is_closed_at_the_end(path, tmp_path):

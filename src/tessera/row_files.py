@@ -21,9 +21,6 @@ from tessera.errors import TableError
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Values of a Parquet table that are read at one time: 16 MiB of floats.
-BLOCK = 2**22
-
 
 class RowFile:
     """A matrix (N, D) of floats in a file, indexed like a tensor: by row numbers (B,) or a slice of rows."""
@@ -70,10 +67,11 @@ def vector_rows(paths: Mapping[str, Path], *, scratch: Path) -> Iterator[dict[st
 def _laid_out(path: Path, file: IO[bytes]) -> RowFile:
     with pq.ParquetFile(path) as table:
         count, width = table.metadata.num_rows, table.schema_arrow.field("vector").type.list_size
-        for batch in table.iter_batches(batch_size=max(1, BLOCK // max(width, 1)), columns=["vector"]):
-            values = batch.column(0).flatten()
-            if len(values) != len(batch) * width:
-                raise TableError(f"{path}: expected a vector in each row, found {batch.column(0).null_count} without")
-            file.write(values.to_numpy().data)
+        for number in range(table.num_row_groups):  # `iter_batches` would keep all that it has read until the end
+            for part in table.read_row_group(number, columns=["vector"]).column(0).chunks:
+                values = part.flatten()
+                if len(values) != len(part) * width:
+                    raise TableError(f"{path}: expected a vector in each row, found {part.null_count} without")
+                file.write(values.to_numpy().data)
         file.flush()
     return RowFile(file, (count, width))

@@ -125,13 +125,19 @@ def read_pictures(path: Path, keys: pl.Series, *, batch_size: int) -> Iterator[P
     rows = pl.DataFrame({"key": keys}).with_row_index("row")
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size, columns=["key", "picture"]):
+            for batch in _batches(file, batch_size=batch_size, columns=["key", "picture"]):
                 table = pl.DataFrame(pa.table(batch)).drop_nulls("picture")
                 held = table.join(rows, on="key", maintain_order="left")
                 if held.height:
                     yield Pictures(held["row"].to_numpy().astype(np.int64), held["picture"].to_list())
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise TableError(f"{path}: expected a table of key and picture: {error}") from error
+
+
+def _batches(file: pq.ParquetFile, *, batch_size: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of file, row group by row group: over several of them pyarrow keeps what it has read."""
+    for number in range(file.num_row_groups):
+        yield from file.iter_batches(batch_size, row_groups=[number], columns=columns)
 
 
 def decoded(file: bytes) -> Image.Image | None:
