@@ -80,8 +80,7 @@ def read_reviews(path: Path, *, form: Form, max_malformed: float) -> tuple[pl.Da
     Raises SourceError where path cannot be read, more than a share of max_malformed is no review, or none is one.
     """
     vintage, tally, frames = VINTAGES[form], Tally(), []
-    for fields in read_fields(path, vintage.fields):
-        frame = reviews_of(fields, unit=vintage.unit)
+    for frame in read_fields(path, vintage.fields, then=partial(reviews_of, unit=vintage.unit)):
         tally.add(frame)
         frames.append(frame.filter(pl.col("problem").is_null()).drop("problem"))
     tally.check(str(path), limit=max_malformed)

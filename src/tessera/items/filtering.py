@@ -5,9 +5,10 @@ An interaction is a pair of user and item that occurs once. Columns ending in `_
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,8 @@ Integers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 Codes = NDArray[np.uint32]
 Sizes = dict[str, int]  # users, items, interactions
+Side = TypeVar("Side")
+Content = TypeVar("Content")
 
 #: Columns of names; inside this module they may hold numbers that stand for these, so that texts are compared once.
 KEYS = ("user_key", "item_key")
@@ -65,7 +68,8 @@ def distinct_interactions(reviews: pl.DataFrame, *, min_rating: float | None) ->
     A user who reviews x at time 5 and again at time 3 keeps the review at time 3.
     """
     reviews = rated_at_least(reviews, min_rating=min_rating)
-    pairs = _codes(reviews["user_key"]).astype(np.uint64) << HALF | _codes(reviews["item_key"])
+    users, items = _codes_of_both(reviews)
+    pairs = users.astype(np.uint64) << HALF | items
     rivals = np.flatnonzero(_is_repeated(pairs))
     time, row = (reviews[name].to_numpy()[rivals] for name in ("time", "row"))
     rivals = rivals[np.lexsort((row, time, pairs[rivals]))]
@@ -94,7 +98,7 @@ def k_core(interactions: pl.DataFrame, *, k: int) -> pl.DataFrame:
     distinct pairs, and keep their order.
     """
     rows: Integers = np.arange(interactions.height)
-    owners = [_codes(interactions["user_key"]), _codes(interactions["item_key"])]
+    owners = _codes_of_both(interactions)
     dropped = rows.size
     while dropped > rows.size * GOOD_PART:
         enough = np.logical_and.reduce([(np.bincount(owner) >= k)[owner] for owner in owners])
@@ -107,7 +111,7 @@ def k_core(interactions: pl.DataFrame, *, k: int) -> pl.DataFrame:
 
 def _core(owners: Sequence[Codes], *, k: int) -> NDArray[np.bool_]:
     """Return which rows the k-core keeps."""
-    sides = [_Side(owner) for owner in owners]
+    sides = _of_both(_Side, owners)
     kept = np.ones(owners[0].size, dtype=bool)
     lost = np.flatnonzero(np.logical_or.reduce([side.left[side.owner] < k for side in sides]))
     while lost.size:
@@ -136,6 +140,17 @@ class _Side:
         sizes = self.sizes[fallen]
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return self.rows[np.repeat(self.starts[fallen], sizes) + within]
+
+
+def _of_both(work: Callable[[Side], Content], sides: Sequence[Side]) -> list[Content]:
+    """Return what work makes of the side of the users and of that of the items, each in a thread of its own."""
+    with ThreadPoolExecutor(max_workers=len(sides)) as pool:
+        return list(pool.map(work, sides))
+
+
+def _codes_of_both(table: pl.DataFrame) -> list[Codes]:
+    """Return the codes of user_key and of item_key."""
+    return _of_both(_codes, [table[name] for name in KEYS])
 
 
 def _codes(keys: pl.Series) -> Codes:
@@ -173,7 +188,7 @@ def dense_interactions(reviews: pl.DataFrame, *, min_rating: float | None, k: in
     """
     if reviews.is_empty():
         raise DataError("reviews: expected at least one, found none")
-    coded = reviews.with_columns(pl.Series(name, _codes(reviews[name])) for name in KEYS)
+    coded = reviews.with_columns(map(pl.Series, KEYS, _codes_of_both(reviews)))
     dense = _filtered(
         coded.with_row_index(PLACE),
         _Step("below_min_rating", f"filter.min_rating = {min_rating}", partial(rated_at_least, min_rating=min_rating)),
@@ -226,7 +241,7 @@ def _among(interactions: pl.DataFrame, *, keys: pl.Series) -> pl.DataFrame:
 
 def sizes_of(interactions: pl.DataFrame) -> Sizes:
     """Return how many users, items and interactions there are."""
-    users, items = (_count_distinct(_codes(interactions[name])) for name in KEYS)
+    users, items = map(_count_distinct, _codes_of_both(interactions))
     return {"users": users, "items": items, "interactions": interactions.height}
 
 
@@ -238,15 +253,16 @@ def _count_distinct(codes: Codes) -> int:
 
 def numbered(interactions: pl.DataFrame) -> pl.DataFrame:
     """Add user and item: 0..n-1 in the order of the bytes of user_key and item_key. Rows keep their order."""
-    return interactions.with_columns(_numbers(interactions[name]).alias(name.removesuffix("_key")) for name in KEYS)
+    numbers = _of_both(_numbers, [interactions[name] for name in KEYS])
+    return interactions.with_columns(map(pl.Series, ("user", "item"), numbers))
 
 
-def _numbers(keys: pl.Series) -> pl.Series:
+def _numbers(keys: pl.Series) -> Codes:
     encoded = keys.to_arrow().dictionary_encode()
     names = pl.Series(encoded.dictionary)
     numbers = np.empty(len(names), np.uint32)
     numbers[names.arg_sort()] = np.arange(len(names))
-    return pl.Series(numbers[encoded.indices])
+    return numbers[encoded.indices]
 
 
 def in_order(interactions: pl.DataFrame, *, ties: Literal["hash", "file_order"]) -> pl.DataFrame:
