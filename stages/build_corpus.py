@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tessera.artifacts import read_table, table_writer, write_json
-from tessera.params import PARAMS_FILE, load_params
+from tessera.params import PARAMS_FILE, load_params, quantised
 from tessera.recommender.corpus import SPLITS, codes_by_modality, samples
 from tessera.recommender.vocabulary import Vocabulary, parse_tasks
 from tessera.runtime import run
@@ -25,9 +25,11 @@ def main(
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
-    tasks = parse_tasks(params.corpus.tasks, params.modalities)
-    codes = codes_by_modality(read_table(ids, IDS), params.modalities)
-    words = Vocabulary.of(tasks, codes, codebook_size=params.quant.codebook_size)
+    layout = params.ids.layout
+    modalities = quantised(params.modalities, layout=layout)
+    tasks = parse_tasks(params.corpus.tasks, modalities, layout=layout)
+    codes = codes_by_modality(read_table(ids, IDS), modalities)
+    words = Vocabulary.of(tasks, codes, codebook_size=params.quant.codebook_size, layout=layout)
     table = read_table(interactions, INTERACTIONS)
 
     counts: dict[str, dict[str, int]] = {}

@@ -29,8 +29,7 @@ def main(
 ) -> None:
     params = load_params(params_file)
     words = Vocabulary.from_json(read_json(vocabulary))
-    codes = codes_by_modality(read_table(ids, IDS), words.modalities)
-    tokens = {modality: words.tokens(modality, table) for modality, table in codes.items()}
+    tokens = words.all_tokens(codes_by_modality(read_table(ids, IDS), words.modalities))
     seen = read_table(interactions, INTERACTIONS) if params.decode.exclude_seen else None
     accelerator = accelerator_on(params.device, precision="fp32")
     model = load_model(checkpoint, words, tokens).to(accelerator.device)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import numpy as np
 import polars as pl
+import torch
 import typer
 from numpy.typing import NDArray
 
@@ -15,8 +16,8 @@ from tessera.codes.collisions import resolve
 from tessera.codes.encoding import encode
 from tessera.codes.id_file import codes_of, estimated_paths, read_ids
 from tessera.codes.statistics import summary
-from tessera.codes.tables import id_table, rows_of
-from tessera.params import PARAMS_FILE, load_params
+from tessera.codes.tables import fused, id_table, rows_of
+from tessera.params import PARAMS_FILE, load_params, quantised
 from tessera.places import at_home
 from tessera.row_files import vector_rows
 from tessera.runtime import run, torch_device
@@ -39,14 +40,19 @@ def main(
 
     keys, present = shop["key"].to_list(), dict[str, NDArray[np.bool_]]()
     with vector_rows(files, scratch=ids.parent) as found:
-        rows = {n: rows_of(shop["item"], tables.get(n), found.get(n), modality=n) for n in params.modalities}
+        own = quantised(params.modalities, layout=params.ids.layout)
+        names = own if params.ids.source == "file" else params.modalities
+        rows = {n: rows_of(shop["item"], tables.get(n), found.get(n), modality=n) for n in names}
         if params.ids.source == "file":
             published = read_ids(at_home(Path(params.ids.path)))
             paths = {n: estimated_paths(codes_of(published, n, keys=keys), m, size=size) for n, m in rows.items()}
         else:
+            there = {n: torch.from_numpy(tables[n]["present"].to_numpy(writable=True)) for n in rows}
+            if params.ids.layout == "fused":
+                rows, there = fused(rows, there)
             trained, device = load(quantizer, codebook_size=size), torch_device(params.device)
             encoded = {n: encode(trained, n, m, device=device) for n, m in rows.items()}
-            present = {n: tables[n]["present"].to_numpy() for n in rows}
+            present = {n: mask.numpy() for n, mask in there.items()}
             paths = lend_paths(encoded, rows, present)
     codes = {
         n: resolve(path, rule=params.ids.collisions, names=keys, present=present.get(n)) for n, path in paths.items()

@@ -11,7 +11,7 @@ from tessera.codes.checkpoint import save
 from tessera.codes.fitting import Schedule, fit
 from tessera.codes.losses import Objective
 from tessera.codes.quantizer import Architecture
-from tessera.codes.tables import stack_labels, stack_vectors
+from tessera.codes.tables import Vectors, fused, stack_labels, stack_vectors
 from tessera.params import PARAMS_FILE, load_params
 from tessera.row_files import vector_rows
 from tessera.runtime import is_main_process, progress, run, torch_device, torch_generator
@@ -37,6 +37,8 @@ def main(
     tables = {name: read_table(path, VECTORS, columns=["item", "present"]) for name, path in paths.items()}
     with vector_rows(paths, scratch=quantizer.parent) as rows:
         catalogue = stack_vectors(tables, rows, modalities=params.modalities)
+        if params.ids.layout == "fused":
+            catalogue = Vectors(catalogue.items, *fused(catalogue.vectors, catalogue.present))
         fitted = fit(
             catalogue.vectors,
             stack_labels(read_table(labels, LABELS), catalogue),

@@ -35,8 +35,7 @@ def main(
 ) -> None:
     params = load_params(params_file)
     words = Vocabulary.from_json(read_json(vocabulary))
-    codes = codes_by_modality(read_table(ids, IDS), words.modalities)
-    tokens = {modality: words.tokens(modality, table) for modality, table in codes.items()}
+    tokens = words.all_tokens(codes_by_modality(read_table(ids, IDS), words.modalities))
     accelerator = accelerator_on(params.device, precision=params.t5.precision)
     where = [accelerator.num_processes, accelerator.device.type, accelerator.mixed_precision]
     code = sorted(Path(recommender.__path__[0]).glob("*.py"))  # a training goes on only with what it began with
@@ -59,7 +58,8 @@ def main(
             save_model(fitted.model, folder)
         write_json(history, fitted.history)
         best = fitted.history[fitted.best_epoch - 1]
-        write_json(metrics, {"parameters": fitted.model.num_parameters(), "epochs": len(fitted.history), "best": best})
+        about = {"parameters": fitted.model.num_parameters(), "epochs": len(fitted.history), "best": best}
+        write_json(metrics, about | ({"alignment_loss": fitted.alignment[-1]} if fitted.alignment else {}))
         store.remove()
 
 

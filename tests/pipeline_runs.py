@@ -4,6 +4,7 @@ import importlib
 import os
 import shlex
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import typer
 from accelerate.state import AcceleratorState
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
+
+from tessera.compose import composed
 
 ROOT = Path(__file__).parents[1]
 _YAML = YAML(typ="safe", pure=True)
@@ -38,8 +41,8 @@ SMALL = {
 
 
 def write_params(file: Path, changes: Mapping[str, Any]) -> None:
-    """Write the committed params.yaml with dotted keys changed, as in {"filter.k": 2}."""
-    document = _YAML.load((ROOT / "params.yaml").read_text())
+    """Write params.yaml, composed for the system that changes name, with dotted keys changed, as in {"filter.k": 2}."""
+    document = _YAML.load(_composed(changes.get("system", "macrec")))
     for dotted, value in changes.items():
         *path, last = dotted.split(".")
         section = document
@@ -48,6 +51,11 @@ def write_params(file: Path, changes: Mapping[str, Any]) -> None:
         section[last] = value
     with file.open("w") as stream:
         _YAML.dump(document, stream)
+
+
+@cache
+def _composed(system: str) -> str:
+    return composed(ROOT / "conf", [f"system={system}"])
 
 
 def run_stages(stages: Iterable[str], folder: Path, changes: Mapping[str, Any]) -> Path:

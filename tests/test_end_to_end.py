@@ -25,17 +25,7 @@ def test_macrec(tmp_path):
 
 
 def test_tiger_uses_text_alone_and_leaves_the_graph_of_stages_as_it_is(tmp_path):
-    tiger = {
-        "system": "tiger",
-        "modalities": ["text"],
-        "quant.levels": 3,
-        "quant.lambda_con": 0.0,
-        "quant.lambda_align": 0.0,
-        "ids.collisions": "extra_code",
-        "corpus.tasks": ["history text -> text"],
-        "t5.lambda_implicit": 0.0,
-    }
-    run_stages(STAGES, tmp_path, SMALL | tiger)
+    run_stages(STAGES, tmp_path, SMALL | {"system": "tiger"})
     assert set(read_json(tmp_path / "metrics/evaluate.json")) == {"text", "popularity", "final", "valid"}
     ids = read_table(tmp_path / "data/resolve_collisions/ids.parquet", IDS)
     assert ids["modality"].unique().to_list() == ["text"]

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tessera.errors import ParamsError
+from tessera.schemas import JOINT
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -177,6 +178,7 @@ class Ids(Section):
 
     source: Literal["computed", "file"]
     path: str
+    layout: Literal["separate", "concatenated", "marked", "fused"]
     collisions: Literal["reassign", "extra_code", "none"]
 
 
@@ -198,8 +200,10 @@ class T5(Section):
     decoder_layers: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
     initializer_factor: Positive
+    positions: Literal["tokens", "items"]
     lambda_implicit: NotNegative
     temperature: Positive
+    alignment_epochs: Annotated[int, Field(ge=0)]
     epochs: PositiveInt
     batch_size: PositiveInt
     accumulation: PositiveInt
@@ -267,11 +271,15 @@ class Params(Section):
     def _fits_together(self) -> "Params":
         if len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities: expected distinct names, found {self.modalities}")
+        if JOINT in self.modalities:
+            raise ValueError(f"modalities: expected other names than {JOINT!r}, which stands for all of them together")
         if self.quant.con_start_level > self.quant.levels:
             raise ValueError(
                 f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
                 f"found {self.quant.con_start_level}"
             )
+        if self.t5.alignment_epochs and len(own := quantised(self.modalities, layout=self.ids.layout)) == 1:
+            raise ValueError(f"t5.alignment_epochs: expected 0, as {own[0]} alone has IDs")
         for key, needed, value in self._needs():
             if needed and value in (None, UNSET):
                 raise ValueError(f"{key}: expected a value, found nothing")
@@ -290,6 +298,11 @@ class Params(Section):
             ("image.model, as image.encoder is open_clip", image == "open_clip", self.image.model),
             ("ids.path, as ids.source is file", self.ids.source == "file", self.ids.path),
         ]
+
+
+def quantised(modalities: list[str], *, layout: str) -> list[str]:
+    """Return the names of what has codes of its own: each of modalities, or all of them fused into one."""
+    return [JOINT] if layout == "fused" else modalities
 
 
 def load_params(path: Path) -> Params:

@@ -11,6 +11,9 @@ import polars as pl
 
 Schema = dict[str, pl.DataType | type[pl.DataType]]
 
+#: Stands in the place of a modality's name for all of them together: vectors that were fused, or IDs that were joined.
+JOINT = "joint"
+
 #: download_reviews: every review that could be read; `row` is its place in the source.
 REVIEWS: Schema = {
     "user_key": pl.String,

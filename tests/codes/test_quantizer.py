@@ -10,8 +10,8 @@ from tessera.codes.quantizer import (
     CrossModalQuantizer,
     ModalityQuantizer,
     initialise_layers,
-    rows_in_block,
 )
+from tessera.codes.rows import rows_in_block
 from tessera.errors import CheckpointError
 
 

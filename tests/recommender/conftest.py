@@ -13,7 +13,7 @@ from torch import Tensor
 from tessera.recommender.batches import Samples, samples_of
 from tessera.recommender.corpus import samples
 from tessera.recommender.model import Sizes, new_model
-from tessera.recommender.vocabulary import Tokens, Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import Layout, Tokens, Vocabulary, parse_tasks
 
 TINY = Sizes(
     d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=2, dropout=0.1, initializer_factor=1.0
@@ -63,15 +63,24 @@ def circle_interactions(*, users: int, items: int, length: int, seed: int) -> pl
 
 @pytest.fixture
 def world() -> Callable[..., World]:
-    def make(*, users: int = 60, items: int = 27, length: int = 7, tasks: list[str] = TASKS, seed: int = 0) -> World:
+    def make(
+        *,
+        users: int = 60,
+        items: int = 27,
+        length: int = 7,
+        tasks: list[str] = TASKS,
+        layout: Layout = "separate",
+        seed: int = 0,
+    ) -> World:
         interactions = circle_interactions(users=users, items=items, length=length, seed=seed)
         place = np.arange(items)
         codes = {
             "text": np.stack([place // 9, place // 3 % 3, place % 3], axis=1).astype(np.uint16),
             "image": np.stack([place % 3, place // 9, place // 3 % 3], axis=1).astype(np.uint16),
         }
-        vocabulary = Vocabulary.of(parse_tasks(tasks, list(codes)), codes, codebook_size=3)
-        tokens = {modality: vocabulary.tokens(modality, table) for modality, table in codes.items()}
+        known = parse_tasks(tasks, list(codes), layout=layout)
+        vocabulary = Vocabulary.of(known, codes, codebook_size=3, layout=layout)
+        tokens = vocabulary.all_tokens(codes)
         tables = (
             pl.concat([table for _, table in samples(interactions, codes, vocabulary, split=split, max_history=4)])
             for split in ("train", "valid", "test")

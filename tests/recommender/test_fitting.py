@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from tessera.checkpoints import CheckpointStore
 from tessera.errors import CheckpointError
 from tessera.recommender.batches import samples_of
-from tessera.recommender.fitting import Settings, fit, learning_rate
+from tessera.recommender.fitting import Settings, align, fit, learning_rate
 from tessera.recommender.model import Sizes
 from tessera.recommender.ranking import Share
 from tessera.recommender.validation import hit_sums, validation_on
@@ -16,6 +16,7 @@ from tessera.recommender.validation import hit_sums, validation_on
 SETTINGS = Settings(
     lambda_implicit=0.01,
     temperature=0.1,
+    alignment_epochs=0,
     epochs=3,
     batch_size=64,
     accumulation=1,
@@ -129,10 +130,54 @@ def test_small_batches_added_up_equal_one_large_batch(world, model):
         assert torch.allclose(a, b, atol=1e-5)
 
 
+def test_the_alignment_comes_first_and_the_training_starts_from_its_weights(world, model):
+    here = world(tasks=["history joint -> joint"], layout="marked")
+    settings = {"epochs": 1, "lambda_implicit": 0.0, "monitor": "loss"}
+    aligned, fresh = model(here, sizes=NO_DROPOUT), model(here, sizes=NO_DROPOUT).state_dict()
+    losses = align(
+        aligned,
+        here.tokens,
+        settings=SETTINGS._replace(alignment_epochs=20, **settings),
+        accelerator=Accelerator(cpu=True),
+    )
+    assert len(losses) == 20
+    assert losses[-1] < 0.7 * losses[0]
+    changed = {name for name, weight in aligned.state_dict().items() if not torch.equal(weight, fresh[name])}
+    assert any(name.startswith("encoder.block") for name in changed)
+    assert not any(name.startswith("decoder.block") for name in changed)
+    in_two_calls = trained(here, lambda *_, **__: aligned, **settings)
+    in_one = trained(here, model, sizes=NO_DROPOUT, alignment_epochs=20, **settings)
+    assert in_one.alignment == losses
+    assert same(in_one, in_two_calls)
+    assert not same(in_one, trained(here, model, sizes=NO_DROPOUT, **settings))
+
+
+def test_a_training_that_was_killed_after_its_alignment_ends_like_one_that_was_not(world, model, tmp_path):
+    here, store = world(), CheckpointStore(tmp_path, "training")
+    with pytest.raises(KilledError):
+        trained(here, model, store=store, die_after=1, alignment_epochs=2)
+    resumed, unbroken = trained(here, model, store=store, alignment_epochs=2), trained(here, model, alignment_epochs=2)
+    assert same(resumed, unbroken)
+    assert resumed.alignment == unbroken.alignment
+
+
+@pytest.mark.parametrize("positions", ["tokens", "items"])
+def test_it_learns_joint_ids(world, model, positions):
+    here = world(users=150, tasks=["history joint -> joint"], layout="marked")
+    fitted = trained(
+        here, model, sizes=NO_DROPOUT._replace(d_model=32, positions=positions), epochs=12, lr=0.01, monitor="loss"
+    )
+    test = validation_on(here.test, here.tokens, here.vocabulary.tasks, users=150)
+    hits, _, rows = hit_sums(fitted.model, test.rankings, Share(0, 1), batch_size=64).tolist()
+    assert rows == 150
+    assert hits / rows > 0.75  # chance is 10 / 27
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("lambda_implicit", 1.0),
+        ("alignment_epochs", 1),
         ("temperature", 1.0),
         ("epochs", 2),
         ("batch_size", 32),

@@ -37,10 +37,45 @@ def test_no_two_codes_share_a_token_and_none_is_left_over(sizes):
     assert tokens == list(range(2, words.size))
 
 
+@pytest.mark.parametrize(("layout", "expected"), [("concatenated", [[4, 7, 8, 10]]), ("marked", [[5, 8, 3, 9, 11]])])
+def test_a_joint_id_by_hand(layout, expected):
+    """One task has a token, 2; the mark is 3. Text has the codes 3-5 and 6-7, image 8 and 9-10, or each one more."""
+    tasks = parse_tasks(["history joint -> joint", "item text -> image"], ["text", "image"], layout=layout)
+    words = Vocabulary(tasks, {"text": (3, 2), "image": (1, 2)}, layout)
+    found = words.all_tokens({"image": np.array([[0, 1]]), "text": np.array([[1, 1]])})
+    assert list(found) == ["text", "image", "joint"]
+    assert found["joint"].tolist() == expected
+    assert words.mark == (3 if layout == "marked" else None)
+    assert words.size == expected[0][-1] + 1
+
+
+@pytest.mark.parametrize("layout", ["separate", "fused"])
+def test_ids_that_are_not_joined_stay_those_of_their_modalities(layout):
+    words = Vocabulary(parse_tasks(TASKS, ["text", "image"]), {"text": (3, 2), "image": (4,)}, layout)
+    assert list(words.all_tokens({"text": np.array([[0, 0]]), "image": np.array([[3]])})) == ["text", "image"]
+
+
+def test_a_joint_id_has_a_mark_exactly_at_each_change_of_modality():
+    sizes = {"text": (3, 2), "image": (4,), "sound": (2, 2, 2)}
+    words = Vocabulary(parse_tasks(["history joint -> joint"], list(sizes), layout="marked"), sizes, "marked")
+    tokens = words.all_tokens({name: np.zeros((2, len(levels)), int) for name, levels in sizes.items()})["joint"]
+    assert (tokens == words.mark).tolist() == [[False, False, True, False, True, False, False, False]] * 2
+
+
+def test_a_task_that_reads_all_modalities_ranks_in_the_one_it_tells():
+    joint, whole = Task.parse("history joint -> text"), Task.parse("item joint -> text")
+    assert joint.is_recommendation
+    assert not whole.is_recommendation
+    words = Vocabulary((joint, whole), {"text": (3,), "image": (3,)}, "concatenated")
+    assert words.prefix(joint) == ()
+    assert words.prefix(whole) == (2,)
+
+
 def test_json_round_trip():
     words = vocabulary()
     again = Vocabulary.from_json(words.to_json())
     assert again == words
+    assert again != Vocabulary(words.tasks, words.codebook_sizes, "marked")
     assert again.fingerprint == words.fingerprint
 
 
@@ -50,8 +85,9 @@ def test_fingerprint_tells_vocabularies_of_one_size_apart():
 
 
 def test_from_json_refuses_another_document():
-    with pytest.raises(TableError, match="expected tasks and codebook_sizes"):
-        Vocabulary.from_json({"tasks": ["history text -> text"]})
+    for document in ({"tasks": ["history text -> text"]}, vocabulary().to_json() | {"layout": "heaped"}):
+        with pytest.raises(TableError, match="expected tasks, codebook_sizes and layout"):
+            Vocabulary.from_json(document)
 
 
 @pytest.mark.parametrize("codes", [[[3, 0]], [[0, 2]], [[0, 0, 0]]])
@@ -84,6 +120,7 @@ def test_what_is_no_task_is_refused(text):
     [
         (["history text -> text", "history text -> text"], "expected distinct tasks"),
         (["history text -> sound"], "found \\['sound'\\]"),
+        (["history joint -> joint"], "found \\['joint'\\]"),
         (["history text -> image"], "at least one 'history MODALITY -> same MODALITY'"),
         (["item text -> image"], "at least one 'history MODALITY -> same MODALITY'"),
     ],
@@ -91,3 +128,8 @@ def test_what_is_no_task_is_refused(text):
 def test_lists_of_tasks_that_cannot_work_are_refused(tasks, message):
     with pytest.raises(ParamsError, match=message):
         parse_tasks(tasks, ["text", "image"])
+
+
+def test_two_tasks_that_rank_by_the_same_ids_are_refused():
+    with pytest.raises(ParamsError, match="one recommendation task at most for each target"):
+        parse_tasks(["history joint -> text", "history text -> text"], ["text", "image"], layout="concatenated")

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tessera.codes.collisions import Integers, Paths
-from tessera.codes.quantizer import rows_in_block
-from tessera.codes.rows import Rows
+from tessera.codes.rows import Rows, rows_in_block
 from tessera.kmeans import gaps
 
 Present = NDArray[np.bool_]

@@ -3,8 +3,8 @@
 import torch
 
 from tessera.codes.collisions import Paths
-from tessera.codes.quantizer import CrossModalQuantizer, rows_in_block
-from tessera.codes.rows import Rows
+from tessera.codes.quantizer import CrossModalQuantizer
+from tessera.codes.rows import Rows, rows_in_block
 from tessera.errors import CheckpointError
 
 

@@ -1,6 +1,5 @@
 """Learn a quantizer from the vectors and pseudo-labels of all items."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +17,8 @@ from tessera.codes.quantizer import (
     ModalityQuantizer,
     Quantized,
     initialise_layers,
-    rows_in_block,
 )
-from tessera.codes.rows import Rows
+from tessera.codes.rows import Rows, blocks_of, moments, rows_in_block
 from tessera.errors import DataError
 from tessera.kmeans import kmeans
 
@@ -275,23 +273,13 @@ def residual_kmeans(points: Tensor, *, levels: int, size: int, generator: torch.
 
 
 def _standardise(part: ModalityQuantizer, modality: str, vectors: Rows, *, present: Tensor) -> None:
-    """Set the centre and scale of part from those of vectors (N, D) that are present (N,), block by block.
+    """Set the centre and scale of part from those of vectors (N, D) that are present (N,).
 
     The items without the modality hold the mean: to the network they are 0.
     """
-    count = int(present.sum())
-    if count == 0:
-        raise DataError(f"{modality}: expected an item that has this modality, found none among {len(present)}")
-
-    def parts() -> Iterator[Tensor]:
-        return (vectors[block][present[block].cpu()].double() for block in _blocks(vectors))
-
-    centre = functools.reduce(torch.add, (rows.sum(0) for rows in parts())) / count
-    variance = functools.reduce(torch.add, ((rows - centre).square().mean(1).sum() for rows in parts())) / count
-    if not torch.isfinite(variance):
-        raise DataError(f"{modality}: expected finite vectors, found some that are not")
-    part.centre.copy_(centre)
-    part.scale.copy_(variance.sqrt() if variance > 0 else torch.ones(()))
+    found = moments(vectors, modality, present=present)
+    part.centre.copy_(found.centre)
+    part.scale.copy_(found.deviation)
 
 
 def _require_fitting(vectors: Mapping[str, Rows], labels: Mapping[str, Tensor], architecture: Architecture) -> None:
@@ -320,16 +308,9 @@ def _fit_on(device: torch.device, vectors: Iterable[Rows]) -> bool:
 def _moved(vectors: Rows, device: torch.device) -> Tensor:
     """Return all of vectors (N, D) on the device."""
     moved = torch.empty(*vectors.shape, device=device)
-    for block in _blocks(vectors):
+    for block in blocks_of(vectors):
         moved[block] = vectors[block].to(device)
     return moved
-
-
-def _blocks(vectors: Rows) -> Iterator[slice]:
-    """Yield the rows of vectors (N, D) as slices of a bounded size, in order."""
-    count, width = vectors.shape
-    rows = rows_in_block(width)
-    return (slice(start, start + rows) for start in range(0, count, rows))
 
 
 def _by_level(name: str, marks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,9 +22,6 @@ from tessera.kmeans import nearest
 
 Method = Literal["rqvae", "rkmeans"]
 
-#: Rows times codes that one block of distances may hold: 64 MiB of floats, whatever the number of items.
-BLOCK = 2**24
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -128,11 +125,6 @@ class CrossModalQuantizer(nn.Module):
     def forward(self, vectors: Mapping[str, Tensor]) -> dict[str, Quantized]:
         """Quantise vectors (B, D) of every modality."""
         return {modality: self.of(modality)(vectors[modality]) for modality in self.modalities}
-
-
-def rows_in_block(columns: int) -> int:
-    """Return how many rows of so many columns a block of bounded size holds; at least one."""
-    return max(1, BLOCK // columns)
 
 
 def initialise_layers(quantizer: CrossModalQuantizer, *, generator: torch.Generator) -> None:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.codes.losses import ABSENT
-from tessera.codes.rows import Rows
+from tessera.codes.rows import Fused, Rows
 from tessera.errors import DataError
+from tessera.schemas import JOINT
 
 
 class Vectors(NamedTuple):
@@ -40,6 +41,14 @@ def stack_vectors(
     )
 
 
+def fused(vectors: Mapping[str, Rows], present: Mapping[str, Tensor]) -> tuple[dict[str, Rows], dict[str, Tensor]]:
+    """Return the vectors (N, D) of all modalities as those of one, JOINT, and the items (N,) that have any of them.
+
+    Raises DataError where no item has some modality.
+    """
+    return {JOINT: Fused(vectors, present)}, {JOINT: torch.stack(list(present.values())).any(0)}
+
+
 def rows_of(items: pl.Series, table: pl.DataFrame | None, rows: Rows | None, *, modality: str) -> Rows:
     """Return rows (N, D), which are those of a table with the column item; D = 0 where it is empty or not there.
 
@@ -58,11 +67,16 @@ def rows_of(items: pl.Series, table: pl.DataFrame | None, rows: Rows | None, *, 
 def stack_labels(labels: pl.DataFrame, vectors: Vectors) -> dict[str, Tensor]:
     """Return the labels (N,) of each modality from a table of item, modality and label; ABSENT for what is not there.
 
+    Fused vectors, JOINT, have no labels: there is no other modality that could share them. All items have label 0.
+
     Raises DataError where an item of vectors has no row.
     """
     wanted = pl.DataFrame({"item": vectors.items})
     stacked = {}
     for modality, present in vectors.present.items():
+        if modality == JOINT:
+            stacked[modality] = torch.where(present, 0, ABSENT)
+            continue
         of_modality = labels.filter(pl.col("modality") == modality).select("item", "label")
         matched = wanted.join(of_modality, on="item", how="left", maintain_order="left")
         missing = wanted.join(of_modality, on="item", how="anti").height

@@ -95,7 +95,7 @@ def samples(
 
     Raises DataError where the split has no sample.
     """
-    tokens = {modality: vocabulary.tokens(modality, table) for modality, table in codes.items()}
+    tokens = vocabulary.all_tokens(codes)
     found = histories(interactions, split=split, max_history=max_history)
     if not len(found.targets):
         raise DataError(f"{split} samples: expected at least one target with a history, found none")

@@ -17,10 +17,11 @@ from transformers import T5ForConditionalGeneration
 
 from tessera.errors import CheckpointError, ParamsError
 from tessera.recommender.batches import Samples, cut_into_batches
-from tessera.recommender.losses import TrainingLosses
+from tessera.recommender.losses import Alignment, TrainingLosses
 from tessera.recommender.ranking import Share
 from tessera.recommender.validation import MONITOR_CUTOFF, Validation, hit_sums, loss_sums
 from tessera.recommender.vocabulary import PAD, Tokens
+from tessera.schemas import JOINT
 
 
 class Settings(NamedTuple):
@@ -28,6 +29,7 @@ class Settings(NamedTuple):
 
     lambda_implicit: float
     temperature: float
+    alignment_epochs: int
     epochs: int
     batch_size: int
     accumulation: int
@@ -47,6 +49,7 @@ class Fitted(NamedTuple):
     model: T5ForConditionalGeneration
     history: list[dict[str, float]]
     best_epoch: int
+    alignment: list[float]  # the loss of each epoch of the alignment stage
 
 
 class State(NamedTuple):
@@ -57,6 +60,7 @@ class State(NamedTuple):
     best_value: float
     best_epoch: int
     looks_without_gain: int
+    alignment: list[float]
 
     @property
     def epoch(self) -> int:
@@ -85,15 +89,19 @@ def fit(
 ) -> Fitted:
     """Train model on train and return it with its best weights by settings.monitor.
 
-    ids maps a modality to the tokens (N, L) of all items, for L_implicit. on_epoch is told each epoch's row, those
-    before a resumed epoch too. progress wraps the steps of an epoch under a title. The last checkpoint of a store is
-    gone on from.
+    ids maps a modality, and JOINT, to the tokens (N, L) of all items, for L_implicit. Where settings ask for epochs of
+    alignment, these come first, and the training on train starts from their weights. on_epoch is told each epoch's
+    row, those before a resumed epoch too. progress wraps the steps of an epoch under a title. The last checkpoint of a
+    store is gone on from.
 
     Raises CheckpointError where the loss is no longer a number, and ParamsError where a batch has fewer samples than
     there are processes.
     """
     training = Training(model, train, validation, ids, settings=settings, accelerator=accelerator)
-    state = _resumed(store, training) or State([], {}, -math.inf, best_epoch=0, looks_without_gain=0)
+    state = _resumed(store, training)
+    if state is None:
+        aligned = align(model, ids, settings=settings, accelerator=accelerator, progress=progress)
+        state = State([], {}, -math.inf, best_epoch=0, looks_without_gain=0, alignment=aligned)
     for row in state.history:
         on_epoch(row)
     while state.epoch < settings.epochs and state.looks_without_gain < settings.patience:
@@ -104,7 +112,46 @@ def fit(
         if store is not None and accelerator.is_main_process:
             store.save({**state._asdict(), **training.weights()})
     model.load_state_dict(state.best_weights)
-    return Fitted(model.eval(), state.history, state.best_epoch)
+    return Fitted(model.eval(), state.history, state.best_epoch, state.alignment)
+
+
+def align(
+    model: T5ForConditionalGeneration,
+    ids: Mapping[str, Tokens],
+    *,
+    settings: Settings,
+    accelerator: Accelerator,
+    progress: Callable[[list[list[Tensor]], str], Iterable[list[Tensor]]] = lambda steps, _: steps,
+) -> list[float]:
+    """Train the encoder of model by `Alignment` for settings.alignment_epochs; return the loss of each.
+
+    Every epoch passes over all items in the fewest batches of at most settings.batch_size; processes share a batch.
+    """
+    if not settings.alignment_epochs:
+        return []
+    alignment = Alignment(model, _own_ids(ids, accelerator.device), temperature=settings.temperature)
+    optimizer = torch.optim.AdamW(alignment.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    alignment, optimizer = accelerator.prepare(alignment, optimizer)
+    alignment.train()
+    count = len(next(iter(ids.values())))
+    cuts = -(-count // settings.batch_size)
+    steps_in_all = settings.alignment_epochs * cuts
+    losses = []
+    for epoch in range(settings.alignment_epochs):
+        known = settings.seed, settings.epochs + epoch  # the numbers of epochs that the training does not have
+        torch.manual_seed(_derived_seed(*known, accelerator.process_index))
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(_derived_seed(*known)))
+        steps = [[rows] for rows in order.tensor_split(cuts)]
+        total = torch.zeros((), device=accelerator.device)
+        told = progress(steps, f"alignment epoch {epoch + 1} of {settings.alignment_epochs}")
+        for number, (rows,) in enumerate(told, start=epoch * cuts):
+            _set_rate(optimizer, number, steps=steps_in_all, settings=settings)
+            loss = alignment(rows[accelerator.process_index :: accelerator.num_processes].to(accelerator.device))
+            accelerator.backward(loss)
+            _step(accelerator, optimizer, alignment, settings=settings)
+            total += loss.detach()
+        losses.append(float(accelerator.reduce(total, "mean")) / cuts)
+    return losses
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:
@@ -135,7 +182,7 @@ class Training:
             )
         losses = TrainingLosses(
             model,
-            {modality: torch.from_numpy(tokens).to(accelerator.device) for modality, tokens in ids.items()},
+            _own_ids(ids, accelerator.device),
             lambda_implicit=settings.lambda_implicit,
             temperature=settings.temperature,
         )
@@ -172,11 +219,9 @@ class Training:
         self.losses.train()
         sums = torch.zeros(3, device=self.accelerator.device)  # token losses, tokens, L_implicit
         for number, batches in enumerate(told, start=epoch * len(steps)):
-            rate = self._set_rate(number, steps=self.settings.epochs * len(steps))
+            rate = _set_rate(self.optimizer, number, steps=self.settings.epochs * len(steps), settings=self.settings)
             sums += self._add_gradients(batches)
-            self.accelerator.clip_grad_norm_(self.losses.parameters(), self.settings.clip_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            _step(self.accelerator, self.optimizer, self.losses, settings=self.settings)
         token_loss, tokens, implicit = self.accelerator.reduce(sums, "sum").tolist()
         row = {
             "epoch": epoch + 1,
@@ -199,13 +244,7 @@ class Training:
         if value <= state.best_value:
             return state._replace(history=history, looks_without_gain=state.looks_without_gain + 1)
         weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
-        return State(history, weights, value, best_epoch=len(history), looks_without_gain=0)
-
-    def _set_rate(self, step: int, *, steps: int) -> float:
-        rate = learning_rate(step, steps=steps, peak=self.settings.lr, warmup=self.settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+        return State(history, weights, value, best_epoch=len(history), looks_without_gain=0, alignment=state.alignment)
 
     def _add_gradients(self, batches: list[Tensor]) -> Tensor:
         """Add up the gradients of batches; return the sums of token losses, tokens and L_implicit of this process.
@@ -241,6 +280,27 @@ class Training:
     def _over_processes(self, sums: Tensor) -> list[float]:
         total: list[float] = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         return total
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, step: int, *, steps: int, settings: Settings) -> float:
+    rate = learning_rate(step, steps=steps, peak=settings.lr, warmup=settings.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _step(
+    accelerator: Accelerator, optimizer: torch.optim.Optimizer, losses: torch.nn.Module, *, settings: Settings
+) -> None:
+    """Go a step along the gradients, cut to the norm that settings allow."""
+    accelerator.clip_grad_norm_(losses.parameters(), settings.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _own_ids(ids: Mapping[str, Tokens], device: torch.device) -> dict[str, Tensor]:
+    """Return the IDs of each modality, without those that join them, on the device."""
+    return {name: torch.from_numpy(tokens).to(device) for name, tokens in ids.items() if name != JOINT}
 
 
 def _resumed(store: Store | None, training: Training) -> State | None:

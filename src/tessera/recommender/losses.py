@@ -46,6 +46,24 @@ def symmetric_info_nce(one: Tensor, other: Tensor, *, temperature: float) -> Ten
     return (nn.functional.cross_entropy(similarities, own) + nn.functional.cross_entropy(similarities.T, own)) / 2
 
 
+class Alignment(nn.Module):
+    """L_implicit alone: what the encoder learns before it learns to recommend (MGR-LF++, arXiv 2503.23333).
+
+    The paper matches an item's IDs across modalities by a contrast whose formula, weight and temperature it does not
+    publish; here it is that of `implicit_alignment`. ids maps a modality to the tokens (N, L) of all items.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration, ids: Mapping[str, Tensor], *, temperature: float) -> None:
+        super().__init__()
+        self.encoder = model.get_encoder()  # all that learns here: processes wait for the gradient of each weight
+        self.whole, self.temperature = [model], temperature  # in a list, so that it is no part of this module
+        self.ids = {modality: tokens.long() for modality, tokens in ids.items()}
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Return the loss of distinct items (B,)."""
+        return implicit_alignment(self.whole[0], self.ids, items, temperature=self.temperature)
+
+
 class TrainingLosses(nn.Module):
     """Both losses in one forward pass, so that several processes' gradients meet in one place.
 

@@ -3,15 +3,22 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_model_file
 from transformers import T5Config, T5ForConditionalGeneration
+from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar
 
 from tessera.errors import CheckpointError
+from tessera.recommender.positions import ItemPositions
 from tessera.recommender.vocabulary import END, PAD, Tokens, Vocabulary
+
+#: In what the encoder counts how far apart two tokens are: in tokens, as a T5, or in items and slots.
+Positions = Literal["tokens", "items"]
 
 
 class Sizes(NamedTuple):
@@ -25,6 +32,7 @@ class Sizes(NamedTuple):
     decoder_layers: int
     dropout: float
     initializer_factor: float
+    positions: Positions = "tokens"
 
 
 def new_model(
@@ -51,9 +59,10 @@ def new_model(
     config.decoder_start_token_id = PAD
     config.tessera_vocabulary = vocabulary.fingerprint
     config.tessera_ids = ids_fingerprint(ids)
+    config.tessera_positions = sizes.positions
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return T5ForConditionalGeneration(config)
+        return _blank_model(config, vocabulary)
 
 
 def save_model(model: T5ForConditionalGeneration, folder: Path) -> None:
@@ -73,12 +82,26 @@ def load_model(checkpoint: Path, vocabulary: Vocabulary, ids: Mapping[str, Token
     try:
         config = T5Config.from_pretrained(checkpoint, local_files_only=True)
         _check_config(config, vocabulary, ids, checkpoint)
-        model: T5ForConditionalGeneration = T5ForConditionalGeneration.from_pretrained(
-            checkpoint, config=config, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        if getattr(config, "tessera_positions", "tokens") == "tokens":
+            model: T5ForConditionalGeneration = T5ForConditionalGeneration.from_pretrained(
+                checkpoint, config=config, local_files_only=True, use_safetensors=True
+            )
+        else:
+            model = _blank_model(config, vocabulary)
+            load_model_file(model, checkpoint / SAFE_WEIGHTS_NAME)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint}: cannot be loaded: {error}") from error
     return model.eval()
+
+
+def _blank_model(config: T5Config, vocabulary: Vocabulary) -> T5ForConditionalGeneration:
+    """Return a model of config with weights drawn as T5 draws them."""
+    model = T5ForConditionalGeneration(config)
+    if config.tessera_positions == "items":
+        positions = ItemPositions(vocabulary, heads=config.num_heads)
+        torch.nn.init.normal_(positions.within.weight, std=config.initializer_factor * config.d_model**-0.5)
+        model.encoder.item_positions = positions
+    return model
 
 
 def ids_fingerprint(ids: Mapping[str, Tokens]) -> str:

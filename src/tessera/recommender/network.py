@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
+from tessera.recommender.positions import ItemPositions
 from tessera.recommender.vocabulary import PAD
 
 #: Added to the score of what must not be attended to.
@@ -39,15 +40,15 @@ class Network:
         self.output: Tensor = model.lm_head.weight
         self.encoder: Any = model.encoder
         self.decoder: Any = model.decoder
+        self.item_positions: ItemPositions | None = getattr(model.encoder, "item_positions", None)
         self.head_width: int = config.d_kv
         self.scale: float = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
         self.dropout: float = config.dropout_rate if model.training else 0.0
 
     def encode(self, source: Tensor) -> Encoded:
         """Return the encoder's states of source (B, T), padded with PAD."""
-        length = source.shape[1]
         hidden = torch.zeros(source.shape, device=source.device).masked_fill_(source == PAD, HIDDEN)[:, None, None]
-        bias = relative_bias(self.encoder, length) + hidden  # (B, H, T, T)
+        bias = self._source_bias(source) + hidden  # (B, H, T, T)
         states = self.embed(source)
         for block in self.encoder.block:
             attention, feed_forward = block.layer
@@ -114,6 +115,13 @@ class Network:
         inner = nn.functional.linear(normed(states, layer.layer_norm), dense.wi.weight)
         kept: Tensor = _KeptReLU.apply(inner, self.dropout)
         return self.added(states, kept, dense.wo, factor=1 / (1 - self.dropout))
+
+    def _source_bias(self, source: Tensor) -> Tensor:
+        """Return what the encoder adds to the scores for the places of tokens (B, T): (1 or B, H, T, T)."""
+        if self.item_positions is None:
+            return relative_bias(self.encoder, source.shape[1])
+        bias: Tensor = self.item_positions(self.encoder.block[0].layer[0].SelfAttention, source)
+        return bias
 
     def _attend_to_itself(self, layer: Any, states: Tensor, bias: Tensor) -> Tensor:
         attended = self.attended(*self.queries_keys_values(layer, states), bias=bias)

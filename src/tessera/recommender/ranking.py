@@ -60,7 +60,7 @@ def rank_users(
     progress(batches, title=...) wraps the batches.
     """
     for task in tasks:
-        if task.kind != "history" or not task.is_recommendation:
+        if not task.is_recommendation:
             continue
         rows = corpus.filter(pl.col("task") == str(task))
         mine = Share(accelerator.process_index, accelerator.num_processes).of(rows.height)

@@ -46,7 +46,7 @@ def validation_on(
     looked_at = corpus.filter(pl.col("user").is_in(chosen.implode()))
     rankings = []
     for task in tasks:
-        if task.kind == "history" and task.is_recommendation:
+        if task.is_recommendation:
             rows = samples_of(looked_at.filter(pl.col("task") == str(task)))
             rankings.append(RankingTask(build_trie(tokens[task.target]), rows.source, rows.items))
     return Validation(samples_of(looked_at), tuple(rankings))

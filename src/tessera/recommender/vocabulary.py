@@ -2,10 +2,14 @@
 
     0                 padding, and the decoder's start
     1                 end of an ID
-    2 ...             one token a task whose target modality is not its source modality, in the order of the tasks
+    2 ...             one token a task that does not recommend, in the order of the tasks
+    then              the mark of a change of modality, where IDs are joined with marks
     then              M codes for level 0 of the first modality, M for its level 1, ..., then the next modality
 
 A token therefore tells its modality and level, and no two modalities or levels share one.
+
+Beside the IDs of each modality, an item may have one that joins them all, by the name of JOINT (MGR, arXiv 2503.23333):
+its codes in each modality, one modality after the other (MGR-LF), or with a mark at each change (MGR-LF++).
 """
 
 import hashlib
@@ -13,19 +17,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.errors import DataError, ParamsError, TableError
+from tessera.schemas import JOINT
 
 PAD = 0
 END = 1
 FIRST_FREE = 2
 LARGEST_TOKEN = 65_535
 
+#: The slot of a token that has none.
+NO_SLOT = -1
+
 Tokens = NDArray[np.uint16]
+
+#: Whether and how the IDs of an item's modalities are joined; IDs of fused vectors are one modality's from the start.
+Layout = Literal["separate", "concatenated", "marked", "fused"]
+JOINING = ("concatenated", "marked")
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,8 @@ class Task:
 
     @property
     def is_recommendation(self) -> bool:
-        """Whether source and target are one modality: the tasks that rank items."""
-        return self.source == self.target
+        """Whether a task ranks items: it tells the next one in the modality that it reads, or in one of all."""
+        return self.kind == "history" and self.source in (self.target, JOINT)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.source} -> {self.target}"
@@ -69,6 +81,7 @@ class Vocabulary:
 
     tasks: tuple[Task, ...]
     codebook_sizes: Mapping[str, tuple[int, ...]]
+    layout: Layout = "separate"
 
     def __post_init__(self) -> None:
         if self.size - 1 > LARGEST_TOKEN:
@@ -76,11 +89,16 @@ class Vocabulary:
 
     @classmethod
     def of(
-        cls, tasks: tuple[Task, ...], codes: Mapping[str, NDArray[np.integer[Any]]], *, codebook_size: int
+        cls,
+        tasks: tuple[Task, ...],
+        codes: Mapping[str, NDArray[np.integer[Any]]],
+        *,
+        codebook_size: int,
+        layout: Layout = "separate",
     ) -> "Vocabulary":
         """Return the vocabulary for codes, modality -> (N, L), with codebook_size codes a level, or more where used."""
         sizes = {m: tuple(max(codebook_size, int(top) + 1) for top in table.max(axis=0)) for m, table in codes.items()}
-        return cls(tasks, sizes)
+        return cls(tasks, sizes, layout)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -90,7 +108,7 @@ class Vocabulary:
     @cached_property
     def offsets(self) -> dict[str, tuple[int, ...]]:
         """The token of code 0, per modality and level."""
-        offsets, token = {}, FIRST_FREE + len(self._prefixed)
+        offsets, token = {}, self._first_code
         for modality, sizes in self.codebook_sizes.items():
             offsets[modality] = tuple(token + sum(sizes[:level]) for level in range(len(sizes)))
             token += sum(sizes)
@@ -99,7 +117,24 @@ class Vocabulary:
     @property
     def size(self) -> int:
         """How many tokens there are, V."""
-        return FIRST_FREE + len(self._prefixed) + sum(sum(sizes) for sizes in self.codebook_sizes.values())
+        return self._first_code + sum(sum(sizes) for sizes in self.codebook_sizes.values())
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """The place of each token (V,) in an ID that joins all modalities; NO_SLOT for padding and marks.
+
+        The end and the tokens of tasks have slot 0, as what begins an item has.
+        """
+        slots = np.zeros(self.size, dtype=np.int64)
+        slots[[PAD, *([self.mark] if self.mark is not None else [])]] = NO_SLOT
+        levels = [size for sizes in self.codebook_sizes.values() for size in sizes]
+        slots[self._first_code :] = np.repeat(np.arange(len(levels)), levels)
+        return slots
+
+    @property
+    def mark(self) -> int | None:
+        """The token at each change of modality in a joint ID; None where there is none."""
+        return FIRST_FREE + len(self._prefixed) if self.layout == "marked" else None
 
     def prefix(self, task: Task) -> tuple[int, ...]:
         """Return the tokens that a source of task starts with: none for a recommendation task."""
@@ -113,6 +148,22 @@ class Vocabulary:
             raise DataError(f"IDs of {modality}: expected codes below {list(sizes)}, found {found}")
         return (codes + np.array(self.offsets[modality])).astype(np.uint16)
 
+    def all_tokens(self, codes: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, Tokens]:
+        """Return the tokens (N, L) of every ID that items with these codes, modality -> (N, L), have: JOINT's is last.
+
+        Codes [[3, 5]] of text and [[1, 0]] of image, joined with marks, are text's two tokens, the mark, and image's.
+
+        Raises DataError where codes do not fit the codebooks.
+        """
+        own = {modality: self.tokens(modality, codes[modality]) for modality in self.modalities}
+        if self.layout not in JOINING:
+            return own
+        parts = list(own.values())
+        if self.mark is not None:
+            mark = np.full((len(parts[0]), 1), self.mark, dtype=np.uint16)
+            parts = [part for tokens in parts for part in (mark, tokens)][1:]
+        return own | {JOINT: np.hstack(parts)}
+
     @property
     def fingerprint(self) -> str:
         """A digest of the whole map: two vocabularies with the same one mean the same by each token."""
@@ -124,6 +175,7 @@ class Vocabulary:
             "size": self.size,
             "tasks": [str(task) for task in self.tasks],
             "codebook_sizes": {modality: list(sizes) for modality, sizes in self.codebook_sizes.items()},
+            "layout": self.layout,
         }
 
     @classmethod
@@ -131,25 +183,39 @@ class Vocabulary:
         """Return the vocabulary that to_json wrote; raise TableError where it is not one."""
         try:
             tasks = tuple(Task.parse(task) for task in document["tasks"])
-            return cls(tasks, {m: tuple(sizes) for m, sizes in document["codebook_sizes"].items()})
+            layout = document["layout"]
+            if layout not in get_args(Layout):
+                raise KeyError(layout)
+            return cls(tasks, {m: tuple(sizes) for m, sizes in document["codebook_sizes"].items()}, layout)
         except (KeyError, TypeError, AttributeError, ParamsError) as error:
-            raise TableError(f"vocabulary: expected tasks and codebook_sizes, found {document!r:.200}") from error
+            expected = "tasks, codebook_sizes and layout"
+            raise TableError(f"vocabulary: expected {expected}, found {document!r:.200}") from error
+
+    @property
+    def _first_code(self) -> int:
+        """The first of the tokens that are codes."""
+        return FIRST_FREE + len(self._prefixed) + (self.layout == "marked")
 
     @cached_property
     def _prefixed(self) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks if not task.is_recommendation)
 
 
-def parse_tasks(texts: list[str], modalities: list[str]) -> tuple[Task, ...]:
-    """Return the tasks that texts spell; raise ParamsError for a repeated one or one that names another modality."""
+def parse_tasks(texts: list[str], modalities: list[str], *, layout: Layout = "separate") -> tuple[Task, ...]:
+    """Return the tasks that texts spell over the IDs of modalities and, where the layout joins them, of JOINT.
+
+    Raises ParamsError for a repeated task, one that names other IDs, and two that rank by the same ones.
+    """
+    known = [*modalities, JOINT] if layout in JOINING else modalities
     tasks = tuple(Task.parse(text) for text in texts)
     if len(set(tasks)) < len(tasks):
         raise ParamsError(f"corpus.tasks: expected distinct tasks, found {texts}")
     for task in tasks:
-        if unknown := {task.source, task.target} - set(modalities):
-            raise ParamsError(
-                f"corpus.tasks: expected modalities among {modalities}, found {sorted(unknown)} in '{task}'"
-            )
-    if not any(task.kind == "history" and task.is_recommendation for task in tasks):
+        if unknown := {task.source, task.target} - set(known):
+            raise ParamsError(f"corpus.tasks: expected modalities among {known}, found {sorted(unknown)} in '{task}'")
+    ranked = [task.target for task in tasks if task.is_recommendation]
+    if not ranked:
         raise ParamsError(f"corpus.tasks: expected at least one 'history MODALITY -> same MODALITY', found {texts}")
+    if len(set(ranked)) < len(ranked):
+        raise ParamsError(f"corpus.tasks: expected one recommendation task at most for each target, found {texts}")
     return tasks

@@ -1,0 +1,69 @@
+"""Every system of conf/system, from its vectors to its report, on a shop of a few shoppers."""
+
+from pathlib import Path
+
+import pytest
+
+from tessera.artifacts import read_json, read_table
+from tessera.schemas import IDS, RANKINGS
+from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage, run_stages
+
+SYSTEMS = sorted(path.stem for path in (ROOT / "conf" / "system").glob("*.yaml"))
+
+#: The stages that the systems share, those of the items; the others are run for each.
+SHARED = list(STAGES)[: list(STAGES).index("train_quantizer")]
+
+#: What a system's rankings are called.
+RANKED = {
+    "tiger": {"text"},
+    "mgr_early": {"joint"},
+    "mgr_late": {"joint"},
+    "mgr_late_plus": {"joint"},
+}
+BOTH = {"text", "image", "ensemble"}
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    return run_stages(SHARED, tmp_path_factory.mktemp("items"), SMALL)
+
+
+@pytest.fixture
+def run(tmp_path, items):
+    """Return `run(system)`, which gives the folder in which a system's stages have run."""
+
+    def run_system(system: str) -> Path:
+        for shared in ("data", "metrics"):
+            for file in (items / shared).rglob("*"):
+                if file.is_file():
+                    link = tmp_path / file.relative_to(items)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(file)
+        for stage in STAGES:
+            if stage not in SHARED:
+                run_stage(stage, tmp_path, SMALL | {"system": system})
+        return tmp_path
+
+    return run_system
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_system_ranks_and_is_measured(run, system):
+    folder = run(system)
+    measured = read_json(folder / "metrics/evaluate.json")
+    ranked = RANKED.get(system, BOTH)
+    assert set(measured) == ranked | {"popularity", "final", "valid"}
+    assert 0 < measured["final"]["hr@10"] <= 1
+    rankings = read_table(folder / "data/rank_items/rankings.parquet", RANKINGS)
+    assert set(rankings["modality"]) == ranked - {"ensemble"}
+    assert "<html" in (folder / "report/index.html").read_text()
+
+
+def test_early_fusion_makes_one_id_an_item(run):
+    ids = read_table(run("mgr_early") / "data/resolve_collisions/ids.parquet", IDS)
+    assert ids["modality"].unique().to_list() == ["joint"]
+    assert ids["item"].n_unique() == ids["codes"].n_unique() == ids.height
+
+
+def test_an_alignment_precedes_the_training_of_mgr_late_plus(run):
+    assert read_json(run("mgr_late_plus") / "metrics/train_t5.json")["alignment_loss"] > 0
