@@ -40,9 +40,12 @@ SMALL = {
 }
 
 
-def write_params(file: Path, changes: Mapping[str, Any]) -> None:
+CONF = ROOT / "conf"
+
+
+def write_params(file: Path, changes: Mapping[str, Any], *, conf: Path = CONF) -> None:
     """Write params.yaml, composed for the system that changes name, with dotted keys changed, as in {"filter.k": 2}."""
-    document = _YAML.load(_composed(changes.get("system", "macrec")))
+    document = _YAML.load(_composed(conf, changes.get("system", "macrec")))
     for dotted, value in changes.items():
         *path, last = dotted.split(".")
         section = document
@@ -54,8 +57,8 @@ def write_params(file: Path, changes: Mapping[str, Any]) -> None:
 
 
 @cache
-def _composed(system: str) -> str:
-    return composed(ROOT / "conf", [f"system={system}"])
+def _composed(conf: Path, system: str) -> str:
+    return composed(conf, [f"system={system}"])
 
 
 def run_stages(stages: Iterable[str], folder: Path, changes: Mapping[str, Any]) -> Path:
@@ -65,14 +68,16 @@ def run_stages(stages: Iterable[str], folder: Path, changes: Mapping[str, Any]) 
     return folder
 
 
-def run_stage(stage: str, folder: Path, changes: Mapping[str, Any], *, inputs: Path | None = None) -> None:
+def run_stage(
+    stage: str, folder: Path, changes: Mapping[str, Any], *, inputs: Path | None = None, conf: Path = CONF
+) -> None:
     """Run a stage with its command line of dvc.yaml in folder; what it reads lies there, or in the folder inputs."""
     spec = STAGES[stage]
     for dependency in spec["deps"] if inputs else []:
         if dependency.startswith(("data/", "metrics/")):
             (folder / dependency).parent.mkdir(parents=True, exist_ok=True)
             (folder / dependency).symlink_to(inputs / dependency)
-    write_params(folder / "params.yaml", changes)
+    write_params(folder / "params.yaml", changes, conf=conf)
     app = typer.Typer()
     app.command()(importlib.import_module(f"stages.{stage}").main)
     _, _, *options = shlex.split(spec["cmd"])

@@ -1,12 +1,14 @@
 """Every system of conf/system, from its vectors to its report, on a shop of a few shoppers."""
 
+import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from tessera.artifacts import read_json, read_table
 from tessera.schemas import IDS, RANKINGS
-from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage, run_stages
+from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "conf" / "system").glob("*.yaml"))
 
@@ -32,7 +34,7 @@ def items(tmp_path_factory):
 def run(tmp_path, items):
     """Return `run(system)`, which gives the folder in which a system's stages have run."""
 
-    def run_system(system: str) -> Path:
+    def run_system(system: str, *, conf: Path = CONF) -> Path:
         for shared in ("data", "metrics"):
             for file in (items / shared).rglob("*"):
                 if file.is_file():
@@ -41,7 +43,7 @@ def run(tmp_path, items):
                     link.symlink_to(file)
         for stage in STAGES:
             if stage not in SHARED:
-                run_stage(stage, tmp_path, SMALL | {"system": system})
+                run_stage(stage, tmp_path, SMALL | {"system": system}, conf=conf)
         return tmp_path
 
     return run_system
@@ -67,3 +69,12 @@ def test_early_fusion_makes_one_id_an_item(run):
 
 def test_an_alignment_precedes_the_training_of_mgr_late_plus(run):
     assert read_json(run("mgr_late_plus") / "metrics/train_t5.json")["alignment_loss"] > 0
+
+
+def test_the_example_of_the_docs_runs(tmp_path, run):
+    page = (ROOT / "docs" / "systems.md").read_text()
+    block = page[page.index("    # @package _global_") : page.index("`dvc exp run -S system=picture_answers`")]
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    (conf / "system" / "picture_answers.yaml").write_text(textwrap.dedent(block))
+    measured = read_json(run("picture_answers", conf=conf) / "metrics/evaluate.json")
+    assert set(measured) == {"image", "popularity", "final", "valid"}
