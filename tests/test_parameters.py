@@ -1,6 +1,6 @@
 """No dead knobs: every parameter changes what the first stage that reads it writes, and no earlier stage reads it.
 
-The thirteen stages run once on a shop of a few shoppers. Then each parameter is changed, and the first stage that
+The stages run once on a shop of a few shoppers. Then each parameter is changed, and the first stage that
 dvc.yaml says reads it runs again on the same inputs: something that it writes must differ. Stages before it cannot
 tell, since tests/test_pipeline.py holds them to the parameters that dvc.yaml lists.
 """
@@ -35,6 +35,7 @@ BASE = SMALL | {
     "t5.epochs": 3,
     "t5.monitor_users": 10,
 }
+ITEMKNN = {"collaborative.members": ["itemknn"]}
 KNOBS = {
     "dataset.users": Knob(81),
     "dataset.items": Knob(61),
@@ -102,6 +103,14 @@ KNOBS = {
     "decode.renormalise": Knob(True),
     "decode.exclude_seen": Knob(True),
     "decode.fusion": Knob("best"),
+    "collaborative.members": Knob(["itemknn"]),
+    "collaborative.tokens": Knob(1, ITEMKNN),
+    "itemknn.reach": Knob(1, ITEMKNN),
+    "itemknn.decay": Knob(0.1, ITEMKNN),
+    "itemknn.reverse": Knob(0.0, ITEMKNN),
+    "itemknn.column_power": Knob(1.0, ITEMKNN),
+    "itemknn.row_power": Knob(0.0, ITEMKNN),
+    "itemknn.recency": Knob(1.0, ITEMKNN),
     "eval.resamples": Knob(40),
     "eval.confidence": Knob(0.5),
     "eval.frequency_bounds": Knob([2]),

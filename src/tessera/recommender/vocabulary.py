@@ -141,7 +141,10 @@ class Vocabulary:
 
 
 def parse_tasks(texts: list[str], modalities: list[str]) -> tuple[Task, ...]:
-    """Return the tasks that texts spell; raise ParamsError for a repeated one or one that names another modality."""
+    """Return the tasks that texts spell; without modalities there may be none.
+
+    Raises ParamsError for a repeated task, for one that names another modality, and where no task recommends.
+    """
     tasks = tuple(Task.parse(text) for text in texts)
     if len(set(tasks)) < len(tasks):
         raise ParamsError(f"corpus.tasks: expected distinct tasks, found {texts}")
@@ -150,6 +153,6 @@ def parse_tasks(texts: list[str], modalities: list[str]) -> tuple[Task, ...]:
             raise ParamsError(
                 f"corpus.tasks: expected modalities among {modalities}, found {sorted(unknown)} in '{task}'"
             )
-    if not any(task.kind == "history" and task.is_recommendation for task in tasks):
+    if modalities and not any(task.kind == "history" and task.is_recommendation for task in tasks):
         raise ParamsError(f"corpus.tasks: expected at least one 'history MODALITY -> same MODALITY', found {texts}")
     return tasks
