@@ -26,7 +26,7 @@ def main(
     if missing:
         raise ParamsError(f"modalities: expected --vectors {missing[0]}=PATH, found only {sorted(paths)}")
 
-    tables, measures = [], {}
+    tables, measures = [pl.DataFrame(schema=LABELS)], {}
     for modality in progress(params.modalities, title="k-means"):
         table = read_table(paths[modality], VECTORS)
         labelled = label_items(

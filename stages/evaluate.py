@@ -1,7 +1,8 @@
 """Fuse the rankings of the modalities, and measure each ranking on the validation and the test items.
 
-Every user has one target a split and the whole catalogue is ranked; beside each modality and their ensemble stands
-popularity, the floor. `final` is what the system recommends: the ensemble, or the only modality there is.
+Rankings without semantic IDs are fused with them and measured beside them. Every user has one target a split and the
+whole catalogue is ranked; popularity, the floor, stands beside the others. `final` is what the system recommends: the
+ensemble, or the only ranking there is, or popularity where there is none.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,15 +31,15 @@ from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS
 
 FINAL = "final"
 
-#: Keys of the metrics beside the modalities.
+#: Keys of the metrics beside the rankings.
 RESERVED = (ENSEMBLE, POPULARITY, FINAL, "valid")
 
 
 def main(
-    rankings: Annotated[Path, typer.Option(help="The best items of each user and modality.")],
+    rankings: Annotated[list[Path], typer.Option(help="The best items of each user and ranking; several times.")],
     interactions: Annotated[Path, typer.Option(help="The interactions; those of valid and test are the targets.")],
     per_user: Annotated[Path, typer.Option(help="To write: the rank of each user's target in each ranking.")],
-    ensemble: Annotated[Path, typer.Option(help="To write: the fused rankings.")],
+    ensemble: Annotated[Path, typer.Option(help="To write: the fused rankings, or the only one.")],
     metrics: Annotated[Path, typer.Option(help="To write: the measures of each ranking.")],
     slices: Annotated[Path, typer.Option(help="To write: HR@10 and NDCG@10 by target frequency and history length.")],
     curve: Annotated[Path, typer.Option(help="To write: HR@K and NDCG@K for each K, on the test split.")],
@@ -47,21 +48,21 @@ def main(
 ) -> None:
     params = load_params(params_file)
     section = params.eval
-    single = read_table(rankings, RANKINGS)
+    single = pl.concat(read_table(path, RANKINGS) for path in rankings)
     history = read_table(interactions, INTERACTIONS)
     targets = find_targets(history)
     check_rankings(single, targets, items=history["item"].n_unique(), reserved=RESERVED)
     for doubt in doubts(single, targets):
         log.warning(doubt)
 
-    modalities = single["modality"].unique()
-    longest = int(single["rank"].to_numpy().max())
-    fused = fuse(single, rule=params.decode.fusion)
+    names = single["modality"].unique().to_list()
+    longest = int(single["rank"].to_numpy().max(initial=0)) or params.decode.beams
     popular = rank_by_popularity(history, length=longest, exclude_seen=params.decode.exclude_seen)
-    compared = [single, fused, popular] if len(modalities) > 1 else [single, popular]
+    fused = fuse(single, rule=params.decode.fusion) if names else popular
+    final = ENSEMBLE if len(names) > 1 else next(iter(names), POPULARITY)
+    compared = [single, fused, popular] if final == ENSEMBLE else [single, popular]
     found = pl.concat(target_ranks(table, targets) for table in compared)
     ranks = ranks_by_ranking(found)
-    final = ENSEMBLE if len(modalities) > 1 else modalities[0]
     bounds = {"target_frequency": section.frequency_bounds, "history_length": section.history_bounds}
 
     write_table(per_user, found, PER_USER)

@@ -4,15 +4,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 
-from tessera.artifacts import read_json, read_table, table_writer, write_json
+from tessera.artifacts import read_json, read_table, table_writer, write_json, write_table
 from tessera.params import PARAMS_FILE, load_params
 from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.model import load_model
 from tessera.recommender.ranking import rank_users
 from tessera.recommender.vocabulary import Vocabulary
-from tessera.runtime import accelerator_on, progress, run
+from tessera.runtime import accelerator_on, is_main_process, progress, run
 from tessera.schemas import CORPUS, IDS, INTERACTIONS, RANKINGS
 
 
@@ -29,6 +30,9 @@ def main(
 ) -> None:
     params = load_params(params_file)
     words = Vocabulary.from_json(read_json(vocabulary))
+    if not words.modalities:
+        write_nothing(rankings, metrics)
+        return
     tokens = words.all_tokens(codes_by_modality(read_table(ids, IDS), words.modalities))
     seen = read_table(interactions, INTERACTIONS) if params.decode.exclude_seen else None
     accelerator = accelerator_on(params.device, precision="fp32")
@@ -56,6 +60,13 @@ def main(
                 counts[split][f"{ranked.modality}_rows"] = ranked.table.height
     if is_first:
         write_json(metrics, counts)
+
+
+def write_nothing(rankings: Path, metrics: Path) -> None:
+    """Write what stands for rankings where there are no IDs to generate."""
+    if is_main_process():
+        write_table(rankings, pl.DataFrame(schema=RANKINGS), RANKINGS)
+        write_json(metrics, {})
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ def main(
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
+    if not params.modalities:
+        write_table(ids, pl.DataFrame(schema=IDS), IDS)
+        write_json(metrics, {})
+        return
     shop = read_table(items, ITEMS)
     files = {name: path for name, path in named_paths(vectors).items() if name in params.modalities}
     tables = {name: read_table(path, VECTORS, columns=["item", "present"]) for name, path in files.items()}

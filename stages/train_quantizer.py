@@ -30,8 +30,9 @@ def main(
         return  # one process trains: the network is small, and its contrast wants the whole batch
     params = load_params(params_file)
     quant = params.quant
-    if params.ids.source == "file":
-        write_nothing(quantizer, history, metrics)
+    if params.ids.source == "file" or not params.modalities:
+        why = "modalities is empty" if not params.modalities else "ids.source is file"
+        write_nothing(quantizer, history, metrics, why=why)
         return
     paths = {name: path for name, path in named_paths(vectors).items() if name in params.modalities}
     tables = {name: read_table(path, VECTORS, columns=["item", "present"]) for name, path in paths.items()}
@@ -63,10 +64,10 @@ def main(
     write_json(metrics, fitted.history.row(-1, named=True))
 
 
-def write_nothing(quantizer: Path, history: Path, metrics: Path) -> None:
-    """Write what stands for a quantizer where IDs come from a file and none is needed."""
+def write_nothing(quantizer: Path, history: Path, metrics: Path, *, why: str) -> None:
+    """Write what stands for a quantizer where none is needed, and why."""
     with whole_folder(quantizer) as folder:
-        write_json(folder / "config.json", {"method": "none: ids.source is file"})
+        write_json(folder / "config.json", {"method": f"none: {why}"})
     with whole_file(history) as partial_file:
         partial_file.write_text("epoch\n")
     write_json(metrics, {"epoch": 0})

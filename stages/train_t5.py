@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tessera import recommender
-from tessera.artifacts import read_json, read_table, whole_folder, write_json
+from tessera.artifacts import read_json, read_table, whole_file, whole_folder, write_json
 from tessera.checkpoints import CheckpointStore, fingerprint
 from tessera.curves import live_curves
 from tessera.params import PARAMS_FILE, load_params
@@ -17,7 +17,7 @@ from tessera.recommender.fitting import Settings, fit
 from tessera.recommender.model import Sizes, new_model, save_model
 from tessera.recommender.validation import validation_on
 from tessera.recommender.vocabulary import Vocabulary
-from tessera.runtime import accelerator_on, progress, run
+from tessera.runtime import accelerator_on, is_main_process, progress, run
 from tessera.schemas import CORPUS, IDS
 
 
@@ -35,6 +35,9 @@ def main(
 ) -> None:
     params = load_params(params_file)
     words = Vocabulary.from_json(read_json(vocabulary))
+    if not words.modalities:
+        write_nothing(checkpoint, history, curves, metrics)
+        return
     tokens = words.all_tokens(codes_by_modality(read_table(ids, IDS), words.modalities))
     accelerator = accelerator_on(params.device, precision=params.t5.precision)
     where = [accelerator.num_processes, accelerator.device.type, accelerator.mixed_precision]
@@ -61,6 +64,18 @@ def main(
         about = {"parameters": fitted.model.num_parameters(), "epochs": len(fitted.history), "best": best}
         write_json(metrics, about | ({"alignment_loss": fitted.alignment[-1]} if fitted.alignment else {}))
         store.remove()
+
+
+def write_nothing(checkpoint: Path, history: Path, curves: Path, metrics: Path) -> None:
+    """Write what stands for a T5 where there are no IDs to generate."""
+    if not is_main_process():
+        return
+    with whole_folder(checkpoint) as folder:
+        write_json(folder / "config.json", {"model_type": "none: modalities is empty"})
+    with whole_folder(curves) as folder, whole_file(folder / "plots" / "metrics" / "train_loss.tsv") as curve:
+        curve.write_text("step\ttrain_loss\n")  # git keeps no empty folder
+    write_json(history, [])
+    write_json(metrics, {"parameters": 0, "epochs": 0})
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def finish_run(
     run.filter.write_text(json.dumps(FILTERED))
     run.collisions.write_text(json.dumps({modality: COLLISIONS[modality] for modality in modalities}))
     evaluate(
-        rankings=folder / "rankings.parquet",
+        rankings=[folder / "rankings.parquet"],
         interactions=run.interactions,
         per_user=folder / "per_user.parquet",
         ensemble=run.ensemble,

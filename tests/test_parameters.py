@@ -1,6 +1,6 @@
 """No dead knobs: every parameter changes what the first stage that reads it writes, and no earlier stage reads it.
 
-The thirteen stages run once on a shop of a few shoppers. Then each parameter is changed, and the first stage that
+The stages run once on a shop of a few shoppers. Then each parameter is changed, and the first stage that
 dvc.yaml says reads it runs again on the same inputs: something that it writes must differ. Stages before it cannot
 tell, since tests/test_pipeline.py holds them to the parameters that dvc.yaml lists.
 """
@@ -35,6 +35,7 @@ BASE = SMALL | {
     "t5.epochs": 3,
     "t5.monitor_users": 10,
 }
+ITEMKNN = {"collaborative.members": ["itemknn"]}
 KNOBS = {
     "dataset.users": Knob(81),
     "dataset.items": Knob(61),
@@ -73,6 +74,7 @@ KNOBS = {
     "quant.batch_size": Knob(20),
     "quant.lr": Knob(0.01),
     "quant.weight_decay": Knob(0.1),
+    "ids.layout": Knob("fused"),
     "ids.collisions": Knob("extra_code"),
     "corpus.max_history": Knob(3),
     "corpus.tasks": Knob(["history image -> image"]),
@@ -84,7 +86,9 @@ KNOBS = {
     "t5.decoder_layers": Knob(2),
     "t5.dropout": Knob(0.0),
     "t5.initializer_factor": Knob(1.0),
+    "t5.positions": Knob("items"),
     "t5.lambda_implicit": Knob(0.0),
+    "t5.alignment_epochs": Knob(1),
     "t5.temperature": Knob(1.0),
     "t5.epochs": Knob(2),
     "t5.batch_size": Knob(64),
@@ -102,12 +106,20 @@ KNOBS = {
     "decode.renormalise": Knob(True),
     "decode.exclude_seen": Knob(True),
     "decode.fusion": Knob("best"),
+    "collaborative.members": Knob(["itemknn"]),
+    "collaborative.tokens": Knob(1, ITEMKNN),
+    "itemknn.reach": Knob(1, ITEMKNN),
+    "itemknn.decay": Knob(0.1, ITEMKNN),
+    "itemknn.reverse": Knob(0.0, ITEMKNN),
+    "itemknn.column_power": Knob(1.0, ITEMKNN),
+    "itemknn.row_power": Knob(0.0, ITEMKNN),
+    "itemknn.recency": Knob(1.0, ITEMKNN),
     "eval.resamples": Knob(40),
     "eval.confidence": Knob(0.5),
     "eval.frequency_bounds": Knob([2]),
     "eval.history_bounds": Knob([7]),
     "report.examples": Knob(1),
-    "system": Knob("other"),
+    "system": Knob("mql4grec"),
     "encoder": Knob("other"),
     "scale": Knob("other"),
 }

@@ -28,6 +28,7 @@ ORDER = [
     "build_corpus",
     "train_t5",
     "rank_items",
+    "rank_collaborative",
     "evaluate",
     "write_report",
 ]

@@ -4,6 +4,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tessera.artifacts import read_json, read_table
@@ -21,6 +22,8 @@ RANKED = {
     "mgr_early": {"joint"},
     "mgr_late": {"joint"},
     "mgr_late_plus": {"joint"},
+    "itemknn": {"itemknn"},
+    "popularity": set(),
 }
 BOTH = {"text", "image", "ensemble"}
 
@@ -56,7 +59,8 @@ def test_a_system_ranks_and_is_measured(run, system):
     ranked = RANKED.get(system, BOTH)
     assert set(measured) == ranked | {"popularity", "final", "valid"}
     assert 0 < measured["final"]["hr@10"] <= 1
-    rankings = read_table(folder / "data/rank_items/rankings.parquet", RANKINGS)
+    files = [folder / "data" / stage / "rankings.parquet" for stage in ("rank_items", "rank_collaborative")]
+    rankings = pl.concat(read_table(file, RANKINGS) for file in files)
     assert set(rankings["modality"]) == ranked - {"ensemble"}
     assert "<html" in (folder / "report/index.html").read_text()
 

@@ -186,7 +186,7 @@ class Corpus(Section):
     """build_corpus."""
 
     max_history: PositiveInt
-    tasks: Annotated[list[str], Field(min_length=1)]
+    tasks: list[str]
 
 
 class T5(Section):
@@ -228,6 +228,24 @@ class Decode(Section):
     fusion: Literal["mean", "mean_bonus", "best"]
 
 
+class ItemKnn(Section):
+    """rank_collaborative, for the member itemknn."""
+
+    reach: PositiveInt
+    decay: NotNegative
+    reverse: NotNegative
+    column_power: NotNegative
+    row_power: NotNegative
+    recency: NotNegative
+
+
+class Collaborative(Section):
+    """rank_collaborative."""
+
+    members: list[Literal["itemknn"]]
+    tokens: PositiveInt
+
+
 class Eval(Section):
     """evaluate."""
 
@@ -252,7 +270,7 @@ class Params(Section):
     seed: Seed
     device: str
     launcher: str
-    modalities: Annotated[list[Modality], Field(min_length=1)]
+    modalities: list[Modality]
     dataset: Dataset
     images: Images
     filter: Filter
@@ -264,15 +282,23 @@ class Params(Section):
     corpus: Corpus
     t5: T5
     decode: Decode
+    collaborative: Collaborative
+    itemknn: ItemKnn
     eval: Eval
     report: Report
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
-        if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(f"modalities: expected distinct names, found {self.modalities}")
+        for key, names in (("modalities", self.modalities), ("collaborative.members", self.collaborative.members)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key}: expected distinct names, found {names}")
         if JOINT in self.modalities:
             raise ValueError(f"modalities: expected other names than {JOINT!r}, which stands for all of them together")
+        if bool(self.modalities) != bool(self.corpus.tasks):
+            raise ValueError(
+                f"corpus.tasks: expected tasks if there are modalities and none if there are none, "
+                f"found {self.corpus.tasks} for {self.modalities}"
+            )
         if self.quant.con_start_level > self.quant.levels:
             raise ValueError(
                 f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
@@ -302,7 +328,7 @@ class Params(Section):
 
 def quantised(modalities: list[str], *, layout: str) -> list[str]:
     """Return the names of what has codes of its own: each of modalities, or all of them fused into one."""
-    return [JOINT] if layout == "fused" else modalities
+    return [JOINT] if layout == "fused" and modalities else modalities
 
 
 def load_params(path: Path) -> Params:

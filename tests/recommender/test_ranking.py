@@ -1,22 +1,11 @@
-import polars as pl
 import pytest
 import torch
 from accelerate import Accelerator
 
 from tessera.recommender.batches import samples_of
 from tessera.recommender.beam import Beams, beam_search
-from tessera.recommender.ranking import Share, rank, rank_users, rankings_table, target_ranks
+from tessera.recommender.ranking import Share, rank, rank_users, target_ranks
 from tessera.recommender.trie import build_trie
-
-
-def test_rankings_table_by_hand():
-    found = Beams(torch.tensor([[7, 3], [5, -1]]), torch.tensor([[-0.5, -1.0], [-2.0, float("-inf")]]))
-    table = rankings_table(found, users=pl.Series([4, 9], dtype=pl.UInt32), split="test", modality="text")
-    assert table.rows() == [
-        ("test", 4, "text", 1, 7, -0.5),
-        ("test", 4, "text", 2, 3, -1.0),
-        ("test", 9, "text", 1, 5, -2.0),
-    ]
 
 
 def test_target_ranks_by_hand():

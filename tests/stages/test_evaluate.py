@@ -49,12 +49,15 @@ def ranked(modalities=("text", "image"), *, length=LENGTH, seed=0):
 
 @pytest.fixture
 def evaluate(tmp_path, params_file):
-    def call(rankings=None, interactions=None, **changes):
-        (ranked() if rankings is None else rankings).write_parquet(tmp_path / "rankings.parquet")
+    def call(*rankings, interactions=None, **changes):
+        paths = []
+        for number, table in enumerate(rankings or [ranked()]):
+            paths.append(tmp_path / f"rankings{number}.parquet")
+            table.write_parquet(paths[-1])
         (shop() if interactions is None else interactions).write_parquet(tmp_path / "interactions.parquet")
         out = tmp_path / "out"
         main(
-            rankings=tmp_path / "rankings.parquet",
+            rankings=paths,
             interactions=tmp_path / "interactions.parquet",
             per_user=out / "per_user.parquet",
             ensemble=out / "ensemble.parquet",
@@ -112,6 +115,22 @@ def test_one_modality_has_no_ensemble(evaluate):
     assert written.metrics["valid"]["final"] == written.metrics["valid"]["text"]
     assert set(written.per_user["ranking"]) == {"text", "popularity"}
     assert written.ensemble.height == 2 * USERS * LENGTH
+
+
+def test_rankings_of_several_files_are_as_those_of_one(evaluate):
+    parts = [ranked().filter(modality=modality) for modality in ("text", "image")]
+    whole, apart = evaluate(pl.concat(parts)), evaluate(*parts)
+    assert whole.metrics == apart.metrics
+    assert whole.ensemble.equals(apart.ensemble)
+    assert evaluate(parts[0], parts[1].clear()).metrics == evaluate(parts[0]).metrics
+
+
+def test_without_rankings_popularity_is_final(evaluate):
+    written = evaluate(ranked().clear(), decode__beams=7)
+    assert list(written.metrics) == ["popularity", "final", "valid"]
+    assert written.metrics["final"] == written.metrics["popularity"]
+    assert set(written.ensemble["modality"]) == {"popularity"}
+    assert written.ensemble["rank"].to_numpy().max() == len(written.curve) == 7
 
 
 def test_same_parameters_same_numbers_and_another_seed_moves_the_intervals_alone(evaluate):

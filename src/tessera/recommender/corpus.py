@@ -31,6 +31,15 @@ class Histories(NamedTuple):
     targets: NDArray[np.int64]  # (S,) place of the target in items
     lengths: NDArray[np.int64]  # (S,) items of history before the target
 
+    @property
+    def before(self) -> NDArray[np.uint32]:
+        """All histories, one after the other: the items (sum of lengths,) before each target."""
+        return self.items[_ranges(self.targets - self.lengths, self.lengths)]
+
+    def block(self, samples: slice) -> "Histories":
+        """Return some of the samples."""
+        return Histories(self.items, self.users[samples], self.targets[samples], self.lengths[samples])
+
 
 class Ragged(NamedTuple):
     """Lists of unequal length: row i is values[offsets[i] : offsets[i + 1]]."""
@@ -99,7 +108,7 @@ def samples(
     found = histories(interactions, split=split, max_history=max_history)
     if not len(found.targets):
         raise DataError(f"{split} samples: expected at least one target with a history, found none")
-    rows = found.items[_ranges(found.targets - found.lengths, found.lengths)]  # (sum of lengths,)
+    rows = found.before
     for task in vocabulary.tasks:
         if task.kind == "history":
             yield task, _history_samples(task, found, rows, tokens, vocabulary)

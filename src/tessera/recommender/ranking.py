@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 import torch
 from accelerate import Accelerator
@@ -14,6 +13,7 @@ from transformers import T5ForConditionalGeneration
 
 from tessera.recommender.batches import Rows, batches_by_length, rows_of, samples_of
 from tessera.recommender.beam import IMPOSSIBLE, Beams, beam_search
+from tessera.recommender.lists import rankings_table
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import Task, Tokens
 
@@ -76,7 +76,9 @@ def rank_users(
             progress=partial(progress, title=f"{split} {task.target}"),
         )
         everyone = _of_all_processes(found, accelerator, rows=rows.height)
-        table = rankings_table(everyone, users=rows["user"], split=split, modality=task.target)
+        table = rankings_table(
+            everyone.items.numpy(), everyone.scores.numpy(), users=rows["user"], split=split, modality=task.target
+        )
         yield Ranked(task.target, rows.height, table)
 
 
@@ -126,22 +128,6 @@ def _in_parallel(search: Callable[[Tensor], Beams], batches: Sequence[Tensor], d
         return
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.map(search, batches)
-
-
-def rankings_table(found: Beams, *, users: pl.Series, split: str, modality: str) -> pl.DataFrame:
-    """Return found as rows split, user, modality, rank (from 1), item, score; row i of found belongs to users[i]."""
-    items, scores = found.items.numpy(), found.scores.numpy()
-    row, place = np.nonzero(items >= 0)
-    return pl.DataFrame(
-        {
-            "split": pl.repeat(split, len(row), dtype=pl.String, eager=True),
-            "user": users.gather(row),
-            "modality": pl.repeat(modality, len(row), dtype=pl.String, eager=True),
-            "rank": pl.Series(place + 1, dtype=pl.UInt16),
-            "item": pl.Series(items[row, place], dtype=pl.UInt32),
-            "score": pl.Series(scores[row, place], dtype=pl.Float32),
-        }
-    )
 
 
 def target_ranks(found: Beams, targets: Tensor) -> Tensor:

@@ -46,8 +46,6 @@ def check_rankings(rankings: pl.DataFrame, targets: pl.DataFrame, *, items: int,
     No modality may bear a reserved name, one that stands for something else beside the modalities.
     """
     modalities = rankings.get_column("modality").unique().to_list()
-    if not modalities:
-        raise DataError("rankings: expected at least one modality, found none")
     for name in set(modalities) & set(reserved):
         raise DataError(f"rankings: expected modalities named otherwise than {', '.join(reserved)}, found {name!r}")
     where = ("split", "user", "modality", "item")

@@ -204,7 +204,8 @@ class Vocabulary:
 def parse_tasks(texts: list[str], modalities: list[str], *, layout: Layout = "separate") -> tuple[Task, ...]:
     """Return the tasks that texts spell over the IDs of modalities and, where the layout joins them, of JOINT.
 
-    Raises ParamsError for a repeated task, one that names other IDs, and two that rank by the same ones.
+    Without modalities there may be none. Raises ParamsError for a repeated task, one that names other IDs, and two
+    that rank by the same ones, and where no task ranks.
     """
     known = [*modalities, JOINT] if layout in JOINING else modalities
     tasks = tuple(Task.parse(text) for text in texts)
@@ -214,7 +215,7 @@ def parse_tasks(texts: list[str], modalities: list[str], *, layout: Layout = "se
         if unknown := {task.source, task.target} - set(known):
             raise ParamsError(f"corpus.tasks: expected modalities among {known}, found {sorted(unknown)} in '{task}'")
     ranked = [task.target for task in tasks if task.is_recommendation]
-    if not ranked:
+    if modalities and not ranked:
         raise ParamsError(f"corpus.tasks: expected at least one 'history MODALITY -> same MODALITY', found {texts}")
     if len(set(ranked)) < len(ranked):
         raise ParamsError(f"corpus.tasks: expected one recommendation task at most for each target, found {texts}")

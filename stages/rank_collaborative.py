@@ -1,0 +1,54 @@
+"""Rank items for every user by who took what after what: systems without semantic IDs, one ranking each."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from tessera.artifacts import read_table, table_writer, write_json
+from tessera.params import PARAMS_FILE, load_params
+from tessera.recommender.corpus import histories
+from tessera.recommender.lists import rank_histories, rankings_table
+from tessera.recommender.transitions import Weights, transition_matrix, transition_scores
+from tessera.runtime import progress, run
+from tessera.schemas import INTERACTIONS, RANKINGS
+
+
+def main(
+    interactions: Annotated[Path, typer.Option(help="Interactions with positions and splits.")],
+    rankings: Annotated[Path, typer.Option(help="Where the rankings go.")],
+    metrics: Annotated[Path, typer.Option(help="Where their counts go.")],
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
+) -> None:
+    params = load_params(params_file)
+    table = read_table(interactions, INTERACTIONS)
+    items = table["item"].n_unique()
+    weights = Weights(**params.itemknn.model_dump())
+
+    counts: dict[str, dict[str, int]] = {}
+    with table_writer(rankings, RANKINGS) as write:
+        for member in params.collaborative.members:
+            matrix = transition_matrix(table, items=items, weights=weights)
+            for split in ("valid", "test"):
+                found = histories(table, split=split, max_history=params.corpus.max_history)
+                seen = histories(table, split=split, max_history=table.height) if params.decode.exclude_seen else None
+                lists = rank_histories(
+                    partial(transition_scores, matrix, weights=weights),
+                    found,
+                    items=items,
+                    length=params.decode.beams,
+                    seen=seen,
+                    progress=partial(progress, title=f"{split} {member}"),
+                )
+                scores = lists.scores / params.collaborative.tokens
+                ranked = rankings_table(lists.items, scores, users=pl.Series(found.users), split=split, modality=member)
+                write(ranked)
+                counts.setdefault(split, {})[f"{member}_users"] = len(found.users)
+                counts[split][f"{member}_rows"] = ranked.height
+    write_json(metrics, counts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,77 @@
+"""The stage that ranks without semantic IDs, from interactions to rankings."""
+
+import json
+
+import pytest
+
+from stages.rank_collaborative import main
+from tessera.artifacts import read_table, write_table
+from tessera.schemas import INTERACTIONS, RANKINGS
+from tests.recommender.conftest import circle_interactions
+
+USERS, ITEMS = 30, 12
+SHOP = circle_interactions(users=USERS, items=ITEMS, length=7, seed=0)
+
+
+@pytest.fixture
+def rank(tmp_path, params_file):
+    """Return `rank(changes)`, which runs the stage and gives its rankings and metrics."""
+
+    def call(changes=None):
+        write_table(tmp_path / "interactions.parquet", SHOP, INTERACTIONS)
+        main(
+            interactions=tmp_path / "interactions.parquet",
+            rankings=tmp_path / "rankings.parquet",
+            metrics=tmp_path / "metrics.json",
+            params_file=params_file({"collaborative.members": ["itemknn"], "decode.beams": 5, **(changes or {})}),
+        )
+        return read_table(tmp_path / "rankings.parquet", RANKINGS), json.loads((tmp_path / "metrics.json").read_text())
+
+    return call
+
+
+def test_every_user_has_a_list_in_each_split(rank):
+    rankings, metrics = rank()
+    lists = rankings.group_by("split", "user", "modality").agg("rank", "item", "score")
+    assert lists.height == 2 * USERS
+    assert set(lists["modality"]) == {"itemknn"}
+    for row in lists.iter_rows(named=True):
+        assert row["rank"] == [1, 2, 3, 4, 5]
+        assert len(set(row["item"])) == 5
+        assert row["score"] == sorted(row["score"], reverse=True)
+        assert max(row["score"]) <= 0
+    assert metrics == {split: {"itemknn_users": USERS, "itemknn_rows": 5 * USERS} for split in ("valid", "test")}
+
+
+def test_what_follows_on_the_circle_stands_first(rank):
+    rankings, _ = rank()
+    last = SHOP.filter(split="valid").select("user", last="item")
+    best = rankings.filter(split="test", rank=1).join(last, on="user")
+    steps = (best["item"].cast(int) - best["last"].cast(int)) % ITEMS
+    assert (steps.is_between(1, 3)).mean() > 0.8
+
+
+def test_without_members_there_is_an_empty_table(rank):
+    rankings, metrics = rank({"collaborative.members": []})
+    assert rankings.is_empty()
+    assert metrics == {}
+
+
+def test_seen_items_are_left_out_by_parameter(rank):
+    rankings, _ = rank({"decode.exclude_seen": True, "corpus.max_history": 1})
+    seen = SHOP.select("user", "item", "position")
+    found = rankings.join(seen, on=["user", "item"])
+    before = found.filter(found["position"] < found["split"].replace_strict({"valid": 5, "test": 6}).cast(int))
+    assert before.is_empty()
+    assert not rank()[0].join(seen, on=["user", "item"]).is_empty()
+
+
+def test_tokens_scale_the_scores_alone(rank):
+    one, four = rank({"collaborative.tokens": 1})[0], rank({"collaborative.tokens": 4})[0]
+    assert one.drop("score").equals(four.drop("score"))
+    assert one["score"].to_list() == pytest.approx([4 * score for score in four["score"]])
+
+
+@pytest.mark.parametrize("changes", [{"corpus.max_history": 1}, {"decode.beams": 3}])
+def test_parameters_of_other_sections_change_the_rankings(rank, changes):
+    assert not rank(changes)[0].equals(rank()[0])
