@@ -1,5 +1,6 @@
 """Rank items for every user by who took what after what: systems without semantic IDs, one ranking each."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -8,16 +9,17 @@ import polars as pl
 import typer
 
 from tessera.artifacts import read_table, table_writer, write_json
-from tessera.params import PARAMS_FILE, load_params
-from tessera.recommender.corpus import histories
-from tessera.recommender.lists import rank_histories, rankings_table
+from tessera.params import PARAMS_FILE, Params, load_params
+from tessera.recommender.corpus import Histories, histories
+from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.transitions import Weights, transition_matrix, transition_scores
-from tessera.runtime import progress, run
+from tessera.runtime import progress, run, torch_device
 from tessera.schemas import INTERACTIONS, RANKINGS
 
 
 def main(
     interactions: Annotated[Path, typer.Option(help="Interactions with positions and splits.")],
+    encoder: Annotated[Path, typer.Option(help="The trained sequence encoder: a folder.")],
     rankings: Annotated[Path, typer.Option(help="Where the rankings go.")],
     metrics: Annotated[Path, typer.Option(help="Where their counts go.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
@@ -25,17 +27,16 @@ def main(
     params = load_params(params_file)
     table = read_table(interactions, INTERACTIONS)
     items = table["item"].n_unique()
-    weights = Weights(**params.itemknn.model_dump())
 
     counts: dict[str, dict[str, int]] = {}
     with table_writer(rankings, RANKINGS) as write:
         for member in params.collaborative.members:
-            matrix = transition_matrix(table, items=items, weights=weights)
+            score = scorer(member, table, encoder, items=items, params=params)
             for split in ("valid", "test"):
                 found = histories(table, split=split, max_history=params.corpus.max_history)
                 seen = histories(table, split=split, max_history=table.height) if params.decode.exclude_seen else None
                 lists = rank_histories(
-                    partial(transition_scores, matrix, weights=weights),
+                    score,
                     found,
                     items=items,
                     length=params.decode.beams,
@@ -48,6 +49,19 @@ def main(
                 counts.setdefault(split, {})[f"{member}_users"] = len(found.users)
                 counts[split][f"{member}_rows"] = ranked.height
     write_json(metrics, counts)
+
+
+def scorer(
+    member: str, table: pl.DataFrame, encoder: Path, *, items: int, params: Params
+) -> Callable[[Histories], Floats]:
+    """Return what gives histories the scores (B, N) of all items by the system that member names."""
+    if member == "itemknn":
+        weights = Weights(**params.itemknn.model_dump())
+        return partial(transition_scores, transition_matrix(table, items=items, weights=weights), weights=weights)
+    from tessera.recommender.sequence_encoder import load_encoder, sequence_scores
+
+    trained = load_encoder(encoder, kind=member, items=items, max_history=params.corpus.max_history)
+    return partial(sequence_scores, trained.to(torch_device(params.device)))
 
 
 if __name__ == "__main__":

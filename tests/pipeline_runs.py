@@ -26,6 +26,8 @@ SMALL = {
     "device": "cpu",
     "text.dimensions": 16,
     "image.dimensions": 16,
+    "sequence.width": 8,
+    "sequence.epochs": 2,
     "pseudo.clusters": 6,
     "quant.codebook_size": 8,
     "quant.hidden": [16],

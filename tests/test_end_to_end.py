@@ -1,5 +1,7 @@
 """The stages one after the other, with the command lines of dvc.yaml, on a shop of a few shoppers."""
 
+import pytest
+
 from tessera.artifacts import read_json, read_table
 from tessera.schemas import IDS, INTERACTIONS, RANKINGS
 from tests.pipeline_runs import SMALL, STAGES, run_stage, run_stages
@@ -35,12 +37,13 @@ def test_tiger_uses_text_alone_and_leaves_the_graph_of_stages_as_it_is(tmp_path)
 NO_MODALITIES = {"modalities": [], "corpus.tasks": []}
 
 
-def test_systems_without_semantic_ids_take_the_same_road(tmp_path):
-    system = {"system": "itemknn", "collaborative.members": ["itemknn"]}
+@pytest.mark.parametrize(("name", "encoder"), [("itemknn", "none"), ("sasrec", "sasrec"), ("bert4rec", "bert4rec")])
+def test_systems_without_semantic_ids_take_the_same_road(tmp_path, name, encoder):
+    system = {"system": name, "collaborative.members": [name], "sequence.encoder": encoder}
     run_stages(STAGES, tmp_path, SMALL | NO_MODALITIES | system)
     measured = read_json(tmp_path / "metrics/evaluate.json")
-    assert set(measured) == {"itemknn", "popularity", "final", "valid"}
-    assert measured["final"] == measured["itemknn"]
+    assert set(measured) == {name, "popularity", "final", "valid"}
+    assert measured["final"] == measured[name]
     for table, schema in (("resolve_collisions/ids", IDS), ("rank_items/rankings", RANKINGS)):
         assert read_table(tmp_path / f"data/{table}.parquet", schema).is_empty()
     assert list((tmp_path / "metrics/plots/train_t5").rglob("*.tsv")), "git keeps no empty folder"

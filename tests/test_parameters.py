@@ -35,6 +35,8 @@ BASE = SMALL | {
     "t5.epochs": 3,
     "t5.monitor_users": 10,
 }
+SASREC = {"sequence.encoder": "sasrec"}
+BERT4REC = {"sequence.encoder": "bert4rec"}
 ITEMKNN = {"collaborative.members": ["itemknn"]}
 KNOBS = {
     "dataset.users": Knob(81),
@@ -53,10 +55,21 @@ KNOBS = {
     "text.dimensions": Knob(8),
     "image.dimensions": Knob(8),
     "modalities": Knob(["text"], {"filter.required": []}),
+    "sequence.encoder": Knob("sasrec"),
+    "sequence.mask": Knob(0.6, BERT4REC),
+    "sequence.width": Knob(4, SASREC),
+    "sequence.layers": Knob(1, SASREC),
+    "sequence.heads": Knob(1, SASREC),
+    "sequence.dropout": Knob(0.0, SASREC),
+    "sequence.epochs": Knob(1, SASREC),
+    "sequence.batch_size": Knob(16, SASREC),
+    "sequence.lr": Knob(0.01, SASREC),
+    "sequence.weight_decay": Knob(0.5, SASREC),
+    "sequence.patience": Knob(2, SASREC),
     "pseudo.clusters": Knob(5),
     "pseudo.initialisations": Knob(1),
     "pseudo.iterations": Knob(1),
-    "seed": Knob(1),
+    "seed": Knob(1, SASREC),
     "quant.method": Knob("rkmeans"),
     "quant.levels": Knob(3),
     "quant.codebook_size": Knob(8),
@@ -76,7 +89,7 @@ KNOBS = {
     "quant.weight_decay": Knob(0.1),
     "ids.layout": Knob("fused"),
     "ids.collisions": Knob("extra_code"),
-    "corpus.max_history": Knob(3),
+    "corpus.max_history": Knob(3, SASREC),
     "corpus.tasks": Knob(["history image -> image"]),
     "t5.d_model": Knob(12),
     "t5.d_ff": Knob(12),

@@ -22,6 +22,7 @@ ORDER = [
     "filter_reviews",
     "embed_text",
     "embed_images",
+    "embed_collaborative",
     "cluster_items",
     "train_quantizer",
     "resolve_collisions",

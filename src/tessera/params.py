@@ -143,6 +143,22 @@ class Image(Section):
     batch_size: PositiveInt
 
 
+class Sequence(Section):
+    """embed_collaborative."""
+
+    encoder: Literal["none", "sasrec", "bert4rec"]
+    mask: Share
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    lr: Positive
+    weight_decay: NotNegative
+    patience: Annotated[int, Field(ge=0)]
+
+
 class Pseudo(Section):
     """cluster_items."""
 
@@ -242,7 +258,7 @@ class ItemKnn(Section):
 class Collaborative(Section):
     """rank_collaborative."""
 
-    members: list[Literal["itemknn"]]
+    members: list[Literal["itemknn", "sasrec", "bert4rec"]]
     tokens: PositiveInt
 
 
@@ -276,6 +292,7 @@ class Params(Section):
     filter: Filter
     text: Text
     image: Image
+    sequence: Sequence
     pseudo: Pseudo
     quant: Quant
     ids: Ids
@@ -306,6 +323,17 @@ class Params(Section):
             )
         if self.t5.alignment_epochs and len(own := quantised(self.modalities, layout=self.ids.layout)) == 1:
             raise ValueError(f"t5.alignment_epochs: expected 0, as {own[0]} alone has IDs")
+        if self.sequence.width % self.sequence.heads:
+            raise ValueError(
+                f"sequence.width: expected a multiple of sequence.heads = {self.sequence.heads}, "
+                f"found {self.sequence.width}"
+            )
+        for member in self.collaborative.members:
+            if member not in ("itemknn", self.sequence.encoder):
+                raise ValueError(
+                    f"sequence.encoder: expected {member}, as collaborative.members names it, "
+                    f"found {self.sequence.encoder}"
+                )
         for key, needed, value in self._needs():
             if needed and value in (None, UNSET):
                 raise ValueError(f"{key}: expected a value, found nothing")

@@ -89,7 +89,8 @@ CORPUS: Schema = {
     "target": pl.List(pl.UInt16),
 }
 
-#: rank_items: the best items of each user, rank 1 first.
+#: rank_*: the best items of each user, rank 1 first; `modality` is a member of collaborative.members where no modality
+#: was ranked in.
 RANKINGS: Schema = {
     "split": pl.String,
     "user": pl.UInt32,

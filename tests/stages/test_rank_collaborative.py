@@ -21,6 +21,7 @@ def rank(tmp_path, params_file):
         write_table(tmp_path / "interactions.parquet", SHOP, INTERACTIONS)
         main(
             interactions=tmp_path / "interactions.parquet",
+            encoder=tmp_path / "none",
             rankings=tmp_path / "rankings.parquet",
             metrics=tmp_path / "metrics.json",
             params_file=params_file({"collaborative.members": ["itemknn"], "decode.beams": 5, **(changes or {})}),
