@@ -69,6 +69,8 @@ KNOBS = {
     "quant.similarity": Knob("inner"),
     "quant.initialisation": Knob("random"),
     "quant.replace_dead_after": Knob(0),
+    "quant.sinkhorn_epsilon": Knob(0.05),
+    "quant.sinkhorn_iterations": Knob(1, {"quant.sinkhorn_epsilon": 0.05}),
     "quant.epochs": Knob(3),
     "quant.batch_size": Knob(20),
     "quant.lr": Knob(0.01),

@@ -166,6 +166,8 @@ class Quant(Section):
     similarity: Literal["cosine", "inner"]
     initialisation: Literal["kmeans", "random"]
     replace_dead_after: Annotated[int, Field(ge=0)]
+    sinkhorn_epsilon: NotNegative
+    sinkhorn_iterations: PositiveInt
     epochs: PositiveInt
     batch_size: PositiveInt
     lr: Positive

@@ -60,7 +60,8 @@ def objective() -> Callable[..., Objective]:
 def schedule() -> Callable[..., Schedule]:
     def make(**changes) -> Schedule:
         known = {"epochs": 3, "batch_size": 50, "lr": 1e-3, "weight_decay": 1e-4}
-        return Schedule(**{**known, "initialisation": "kmeans", "replace_dead_after": 2, **changes})
+        off = {"sinkhorn_epsilon": 0.0, "sinkhorn_iterations": 50}
+        return Schedule(**{**known, "initialisation": "kmeans", "replace_dead_after": 2, **off, **changes})
 
     return make
 

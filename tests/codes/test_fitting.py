@@ -9,6 +9,7 @@ from tessera.codes.encoding import encode
 from tessera.codes.fitting import _dead, _Items, _replace, fit, residual_kmeans
 from tessera.codes.losses import ABSENT, positives
 from tessera.codes.quantizer import CrossModalQuantizer
+from tessera.codes.statistics import levels
 from tessera.errors import DataError
 from tessera.row_files import vector_rows
 
@@ -80,6 +81,7 @@ def test_vectors_in_a_file_give_the_weights_and_codes_that_tensors_give(fitted, 
         {"lr": 0.002},
         {"weight_decay": 0.1},
         {"initialisation": "random"},
+        {"sinkhorn_epsilon": 0.01},
         {"architecture": {"levels": 2}},
         {"architecture": {"codebook_size": 4}},
         {"architecture": {"latent_dim": 5}},
@@ -101,6 +103,26 @@ def test_replacing_dead_codes_changes_codes_that_nothing_else_would(fitted):
     assert replaced.history["replaced_text_0"].to_list()[0] == 0
     assert replaced.history["replaced_text_0"].to_list()[1] > 0
     assert replaced.history["used_text_0"][-1] > kept.history["used_text_0"][-1]
+
+
+def evenness(fitted, shop, **changes):
+    """How evenly a training on a shop of few, unlike kinds of items uses the last level's codes: their entropy."""
+    given = shop(("text",), items=400, clusters=4)
+    architecture = {"levels": 2, "codebook_size": 16}
+    quantizer = fitted(given, architecture=architecture, epochs=60, lr=5e-3, batch_size=100, **changes).quantizer
+    return levels(encode(quantizer, "text", given.vectors["text"], device=CPU).codes)[-1].entropy
+
+
+def test_uniform_codes_in_training_use_the_last_level_more_evenly_for_good(fitted, shop):
+    assert evenness(fitted, shop, sinkhorn_epsilon=0.003) > evenness(fitted, shop) + 0.05
+
+
+def test_uniform_codes_are_chosen_at_the_last_level_alone(fitted):
+    """In a first batch of all items, before any step, levels but the last choose as they always do."""
+    once = {"epochs": 1, "batch_size": 1000}
+    usual, uniform = fitted(**once).history, fitted(**once, sinkhorn_epsilon=0.003).history
+    for level, same_loss in enumerate((True, True, False)):
+        assert (usual[f"rq_text_{level}"][0] == uniform[f"rq_text_{level}"][0]) == same_loss
 
 
 def test_dead_codes_by_hand():

@@ -14,6 +14,7 @@ from torch import Tensor
 from tessera.codes.losses import ABSENT, Losses, Objective, identifier_loss
 from tessera.codes.quantizer import (
     Architecture,
+    Assignment,
     CrossModalQuantizer,
     ModalityQuantizer,
     Quantized,
@@ -21,8 +22,9 @@ from tessera.codes.quantizer import (
     rows_in_block,
 )
 from tessera.codes.rows import Rows
+from tessera.codes.uniform import Sinkhorn, uniform_codes
 from tessera.errors import DataError
-from tessera.kmeans import kmeans
+from tessera.kmeans import kmeans, nearest
 
 Initialisation = Literal["kmeans", "random"]
 
@@ -39,7 +41,11 @@ RESIDENT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to learn, named as in params.yaml."""
+    """How to learn, named as in params.yaml.
+
+    With a sinkhorn_epsilon above 0 the last level's codes are uniform over each batch (see `uniform`); in the end every
+    item has the nearest codes all the same, as published.
+    """
 
     epochs: int
     batch_size: int
@@ -47,6 +53,8 @@ class Schedule:
     weight_decay: float
     initialisation: Initialisation
     replace_dead_after: int
+    sinkhorn_epsilon: float
+    sinkhorn_iterations: int
 
 
 class Fitted(NamedTuple):
@@ -179,11 +187,12 @@ def _epochs(
     )
     shape = (quantizer.architecture.levels, quantizer.architecture.codebook_size)
     unused = {m: torch.zeros(shape, dtype=torch.int64, device=items.device) for m in quantizer.modalities}
+    last = _last_level(schedule)
     quantizer.train()
     for _ in progress(range(schedule.epochs)):
         tally = _Tally(quantizer, items.device)
         for batch in items.batches(schedule.batch_size, generator=generator):
-            quantized = quantizer(batch.vectors)
+            quantized = quantizer(batch.vectors, last=last)
             losses = identifier_loss(quantized, batch.labels, batch.draws, objective=objective)
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
@@ -192,6 +201,12 @@ def _epochs(
         dead = _dead(unused, tally.used, limit=schedule.replace_dead_after)
         _replace(dead, quantizer, quantized, generator=generator)
         yield tally.row(items.count) | _by_level("replaced", dead)
+
+
+def _last_level(schedule: Schedule) -> Assignment:
+    if schedule.sinkhorn_epsilon == 0:
+        return nearest
+    return functools.partial(uniform_codes, sinkhorn=Sinkhorn(schedule.sinkhorn_epsilon, schedule.sinkhorn_iterations))
 
 
 @torch.no_grad()
