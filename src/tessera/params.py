@@ -162,6 +162,9 @@ class Quant(Section):
     lambda_con: NotNegative
     con_start_level: Annotated[int, Field(ge=0)]
     lambda_align: NotNegative
+    lambda_cf: NotNegative
+    lambda_diversity: NotNegative
+    diversity_clusters: PositiveInt
     temperature: Positive
     similarity: Literal["cosine", "inner"]
     initialisation: Literal["kmeans", "random"]
@@ -273,6 +276,11 @@ class Params(Section):
             raise ValueError(
                 f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
                 f"found {self.quant.con_start_level}"
+            )
+        if self.quant.lambda_diversity > 0 and self.quant.diversity_clusters > self.quant.codebook_size // 2:
+            raise ValueError(
+                f"quant.diversity_clusters: expected at most half of quant.codebook_size = {self.quant.codebook_size}, "
+                f"as quant.lambda_diversity is above 0, found {self.quant.diversity_clusters}"
             )
         for key, needed, value in self._needs():
             if needed and value in (None, UNSET):

@@ -51,7 +51,8 @@ def shop() -> Callable[..., Shop]:
 def objective() -> Callable[..., Objective]:
     def make(**changes) -> Objective:
         known = {"alpha": 0.25, "lambda_con": 0.1, "con_start_level": 1, "lambda_align": 0.001}
-        return Objective(**{**known, "temperature": 0.1, "similarity": "cosine", **changes})
+        off = {"lambda_cf": 0.0, "lambda_diversity": 0.0, "diversity_clusters": 3}
+        return Objective(**{**known, "temperature": 0.1, "similarity": "cosine", **off, **changes})
 
     return make
 

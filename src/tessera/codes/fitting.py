@@ -11,17 +11,16 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tessera.codes.losses import ABSENT, Losses, Objective, identifier_loss
+from tessera.codes.losses import ABSENT, Known, Losses, Neighbours, Objective, identifier_loss, positives
 from tessera.codes.quantizer import (
     Architecture,
     Assignment,
     CrossModalQuantizer,
-    ModalityQuantizer,
     Quantized,
     initialise_layers,
     rows_in_block,
 )
-from tessera.codes.rows import Rows
+from tessera.codes.rows import Collaborative, Rows
 from tessera.codes.uniform import Sinkhorn, uniform_codes
 from tessera.errors import DataError
 from tessera.kmeans import kmeans, nearest
@@ -34,6 +33,11 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 #: The k-means of codebooks: items a code that it sees (the bound that Faiss uses), and Lloyd's iterations at most.
 POINTS_PER_CODE = 256
 ITERATIONS = 50
+
+#: The clusters of a level's codes: Lloyd's iterations at most, as published, and how evenly codes then fall into them:
+#: of 256 codes and 10 clusters, a cluster got 16 to 51 (random codes of 16 features, 20 draws).
+CLUSTER_ITERATIONS = 10
+CLUSTER_SINKHORN = Sinkhorn(epsilon=0.01, iterations=50)
 
 #: Vectors that take at most this share of a GPU's free memory are kept there.
 RESIDENT_SHARE = 0.5
@@ -70,6 +74,7 @@ class _Batch(NamedTuple):
     vectors: dict[str, Tensor]  # modality -> (B, D)
     labels: dict[str, Tensor]  # modality -> (B,)
     draws: dict[tuple[str, str], Tensor]  # ordered pair of modalities -> (B,) uniform in [0, 1)
+    known: Known | None
 
 
 def fit(
@@ -82,28 +87,38 @@ def fit(
     generator: torch.Generator,
     device: torch.device,
     progress: Progress = iter,
+    collaborative: Collaborative | None = None,
 ) -> Fitted:
     """Return the quantizer of architecture that fits vectors (N, D) and labels (N,) of every modality.
 
     A label is losses.ABSENT where the item lacks the modality; such an item gets codes like every other, but takes
     no part in L_con and L_align. `generator` belongs to the CPU, whatever the device. `rkmeans` learns nothing by
-    epochs: its history is one look at the result.
+    epochs: its history is one look at the result. `collaborative` vectors are looked at if lambda_cf is above 0; they
+    are as wide as the codes, as published: what a projection between them would learn, the codes need not.
 
-    Raises DataError where vectors and labels do not fit each other or are not finite, and where the loss leaves the
-    finite numbers.
+    Raises DataError where vectors and labels do not fit each other or are not finite, where there are no collaborative
+    vectors to learn from, and where the loss leaves the finite numbers.
     """
     _require_fitting(vectors, labels, architecture)
+    if architecture.method == "rkmeans":
+        objective = replace(objective, lambda_con=0.0, lambda_align=0.0, lambda_cf=0.0, lambda_diversity=0.0)
+    known = None
+    if objective.lambda_cf > 0:
+        known = _known(
+            collaborative, items=vectors[next(iter(architecture.widths))].shape[0], width=architecture.latent_dim
+        )
     quantizer = CrossModalQuantizer(architecture)
     initialise_layers(quantizer, generator=generator)
     for modality in quantizer.modalities:
-        _standardise(quantizer.of(modality), modality, vectors[modality], present=labels[modality] != ABSENT)
+        centre, scale = _standards(vectors[modality], modality, present=labels[modality] != ABSENT)
+        quantizer.of(modality).centre.copy_(centre)
+        quantizer.of(modality).scale.copy_(scale)
     quantizer.to(device)
-    items = _Items(quantizer.modalities, vectors, labels, device=device)
+    items = _Items(quantizer.modalities, vectors, labels, device=device, known=known)
     for modality in quantizer.modalities:
         _place_codes(quantizer, modality, items, schedule.initialisation, generator=generator)
     if architecture.method == "rkmeans":
-        alone = replace(objective, lambda_con=0.0, lambda_align=0.0)
-        rows = [_look(quantizer, items, objective=alone, schedule=schedule, generator=generator)]
+        rows = [_look(quantizer, items, objective=objective, schedule=schedule, generator=generator)]
     else:
         rows = list(_epochs(quantizer, items, progress, objective=objective, schedule=schedule, generator=generator))
     return Fitted(quantizer.eval(), _history(rows))
@@ -119,6 +134,7 @@ class _Items:
         labels: Mapping[str, Tensor],
         *,
         device: torch.device,
+        known: Known | None = None,
     ) -> None:
         self.device = device
         self.vectors = {modality: vectors[modality] for modality in modalities}
@@ -127,6 +143,7 @@ class _Items:
             self.vectors = {modality: _moved(rows, device) for modality, rows in self.vectors.items()}
             self.home = device
         self.labels = {modality: labels[modality].to(device) for modality in modalities}
+        self.known = None if known is None else Known(*(part.to(device) for part in known))
         self.count = self.vectors[modalities[0]].shape[0]
 
     def rows(self, modality: str, rows: Tensor) -> Tensor:
@@ -146,6 +163,7 @@ class _Items:
                 {m: self.rows(m, read) for m in self.vectors},
                 {m: labels[rows] for m, labels in self.labels.items()},
                 {pair: draws[row, start:end] for row, pair in enumerate(pairs)},
+                None if self.known is None else Known(*(part[rows] for part in self.known)),
             )
             start = end
 
@@ -191,9 +209,17 @@ def _epochs(
     quantizer.train()
     for _ in progress(range(schedule.epochs)):
         tally = _Tally(quantizer, items.device)
+        clusters = _clusters(quantizer, objective, generator=generator)
         for batch in items.batches(schedule.batch_size, generator=generator):
             quantized = quantizer(batch.vectors, last=last)
-            losses = identifier_loss(quantized, batch.labels, batch.draws, objective=objective)
+            losses = identifier_loss(
+                quantized,
+                batch.labels,
+                batch.draws,
+                objective=objective,
+                known=batch.known,
+                neighbours=_neighbours(quantizer, clusters, generator=generator),
+            )
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             optimizer.step()
@@ -207,6 +233,42 @@ def _last_level(schedule: Schedule) -> Assignment:
     if schedule.sinkhorn_epsilon == 0:
         return nearest
     return functools.partial(uniform_codes, sinkhorn=Sinkhorn(schedule.sinkhorn_epsilon, schedule.sinkhorn_iterations))
+
+
+@torch.no_grad()
+def _clusters(quantizer: CrossModalQuantizer, objective: Objective, *, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the cluster (L, M) of each code of each modality; nothing where L_Div has no weight.
+
+    LETTER clusters the codes of a level by k-means with clusters of 10 to 60 of its 256 codes, anew each epoch. Here
+    plain k-means finds the centres, and the codes fall to them uniformly: clusters of about M over their number.
+    """
+    if objective.lambda_diversity == 0:
+        return {}
+    return {m: _balanced(quantizer.of(m).codebooks.detach(), objective, generator) for m in quantizer.modalities}
+
+
+def _balanced(codebooks: Tensor, objective: Objective, generator: torch.Generator) -> Tensor:
+    grouped = functools.partial(
+        kmeans,
+        size=objective.diversity_clusters,
+        starts=1,
+        iterations=CLUSTER_ITERATIONS,
+        tolerance=0.0,
+        generator=generator,
+    )
+    return torch.stack([uniform_codes(c, grouped(c).centres, sinkhorn=CLUSTER_SINKHORN) for c in codebooks])
+
+
+def _neighbours(
+    quantizer: CrossModalQuantizer, clusters: Mapping[str, Tensor], *, generator: torch.Generator
+) -> dict[str, Neighbours]:
+    """Return for each code a random other one of its cluster, by clusters (L, M) of each modality."""
+    found = {}
+    for modality, numbers in clusters.items():
+        draws = torch.rand(numbers.shape, generator=generator).to(numbers.device)
+        targets = torch.stack([positives(*level) for level in zip(numbers, draws, strict=True)])
+        found[modality] = Neighbours(quantizer.of(modality).codebooks, targets)
+    return found
 
 
 @torch.no_grad()
@@ -289,8 +351,24 @@ def residual_kmeans(points: Tensor, *, levels: int, size: int, generator: torch.
     return torch.stack(codebooks)
 
 
-def _standardise(part: ModalityQuantizer, modality: str, vectors: Rows, *, present: Tensor) -> None:
-    """Set the centre and scale of part from those of vectors (N, D) that are present (N,), block by block.
+def _known(collaborative: Collaborative | None, *, items: int, width: int) -> Known:
+    """Return the collaborative vectors of all items, standardised as a modality's are: the weight has one meaning.
+
+    A shift of them all would not change L_CF with inner products; their scale, which is that of another model, would.
+    """
+    found = "none" if collaborative is None else f"vectors of shape {tuple(collaborative.vectors.shape)}"
+    if collaborative is None or collaborative.vectors.shape != (items, width):
+        raise DataError(
+            f"quant.lambda_cf: expected collaborative vectors of {items} items, {width} wide as quant.latent_dim says, "
+            f"to learn from where it is above 0, found {found}"
+        )
+    centre, scale = _standards(collaborative.vectors, "collaborative", present=collaborative.present)
+    vectors = _moved(collaborative.vectors, collaborative.present.device)
+    return Known((vectors - centre.to(vectors)) / scale.to(vectors), collaborative.present)
+
+
+def _standards(vectors: Rows, modality: str, *, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the centre (D,) and scale () of those of vectors (N, D) that are present (N,), found block by block.
 
     The items without the modality hold the mean: to the network they are 0.
     """
@@ -305,8 +383,7 @@ def _standardise(part: ModalityQuantizer, modality: str, vectors: Rows, *, prese
     variance = functools.reduce(torch.add, ((rows - centre).square().mean(1).sum() for rows in parts())) / count
     if not torch.isfinite(variance):
         raise DataError(f"{modality}: expected finite vectors, found some that are not")
-    part.centre.copy_(centre)
-    part.scale.copy_(variance.sqrt() if variance > 0 else torch.ones(()))
+    return centre, variance.sqrt() if variance > 0 else torch.ones(())
 
 
 def _require_fitting(vectors: Mapping[str, Rows], labels: Mapping[str, Tensor], architecture: Architecture) -> None:
