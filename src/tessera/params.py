@@ -182,7 +182,7 @@ class Ids(Section):
 
     source: Literal["computed", "file"]
     path: str
-    collisions: Literal["reassign", "extra_code", "none"]
+    collisions: Literal["reassign", "uniform", "extra_code", "none"]
 
 
 class Corpus(Section):
@@ -281,6 +281,10 @@ class Params(Section):
             raise ValueError(
                 f"quant.diversity_clusters: expected at most half of quant.codebook_size = {self.quant.codebook_size}, "
                 f"as quant.lambda_diversity is above 0, found {self.quant.diversity_clusters}"
+            )
+        if self.ids.collisions == "uniform" and self.quant.sinkhorn_epsilon == 0:
+            raise ValueError(
+                "quant.sinkhorn_epsilon: expected a value above 0, as ids.collisions is uniform, found 0.0"
             )
         for key, needed, value in self._needs():
             if needed and value in (None, UNSET):

@@ -8,10 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.codes.uniform import Sinkhorn, transport_plan, uniform_codes
+from tessera.codes.uniform import PUBLISHED, Sinkhorn, shared_out, transport_plan, uniform_codes
 from tessera.kmeans import nearest
-
-PUBLISHED = Sinkhorn(0.003, 50)
 
 
 def random(*shape, seed=0):
@@ -87,6 +85,31 @@ def test_batches_beside_each_other_do_not_meet():
     points, places = random(5, 12, 3), random(4, 3, seed=1)
     together = uniform_codes(points, places, sinkhorn=PUBLISHED)
     assert torch.equal(together, torch.stack([uniform_codes(part, places, sinkhorn=PUBLISHED) for part in points]))
+
+
+def test_places_are_shared_out_by_hand():
+    # Place 1 lies nearest to both; it goes to the second, which is nearer, and the first takes the next on its side.
+    points, places = torch.tensor([[0.8], [1.0]]), torch.tensor([[0.0], [1.0], [3.0]])
+    assert shared_out(points, places, sinkhorn=PUBLISHED).tolist() == [0, 1]
+
+
+def test_the_second_of_equal_points_has_no_place():
+    assert shared_out(torch.ones(3, 2), torch.eye(2) * 2, sinkhorn=PUBLISHED).tolist() == [0, -1, -1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 8), st.integers(1, 12), st.integers(0, 2**31))
+def test_nobody_shares_a_place_and_each_has_its_nearest_own(points, more, seed):
+    draw = torch.Generator().manual_seed(seed)
+    p, q = torch.randn(points, 3, generator=draw), torch.randn(points + more, 3, generator=draw)
+    found = shared_out(p, q, sinkhorn=PUBLISHED).tolist()
+    taken = [place for place in found if place >= 0]
+    assert len(set(taken)) == len(taken)
+    costs = torch.tensor(slow_costs(p, q))
+    owners = transport_plan(costs, sinkhorn=PUBLISHED).argmax(0).tolist()
+    for point, place in enumerate(found):
+        own = [number for number, owner in enumerate(owners) if owner == point]
+        assert place == (min(own, key=lambda number: float(costs[point, number])) if own else -1)
 
 
 def test_equal_distances_are_no_trouble():

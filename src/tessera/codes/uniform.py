@@ -35,6 +35,10 @@ class Sinkhorn(NamedTuple):
     iterations: int
 
 
+#: What LC-Rec's released code sets.
+PUBLISHED = Sinkhorn(epsilon=0.003, iterations=50)
+
+
 def transport_plan(costs: Tensor, *, sinkhorn: Sinkhorn) -> Tensor:
     """Return shares (..., B, M) of points in places: rows sum to about 1 and columns to B / M.
 
@@ -59,7 +63,25 @@ def uniform_codes(points: Tensor, places: Tensor, *, sinkhorn: Sinkhorn) -> Tens
 
     Leading dimensions are batches of their own.
     """
+    return transport_plan(_costs(points, places), sinkhorn=sinkhorn).argmax(-1)
+
+
+@torch.no_grad()
+def shared_out(points: Tensor, places: Tensor, *, sinkhorn: Sinkhorn) -> Tensor:
+    """Return for each of points (..., B, d) a place, as its index (..., B): one of places (M, d) that no other takes.
+
+    A place belongs to the point with the largest share of it; a point takes the nearest that is its own, or -1 where it
+    has none, as the second of two equal points. The released code takes a point's own largest share. Where places
+    outnumber points, that is one of many equal ones, which differ by their rounding and say nothing of what is near.
+    """
+    costs = _costs(points, places)
+    owners = transport_plan(costs, sinkhorn=sinkhorn).argmax(-2, keepdim=True)  # (..., 1, M)
+    own = owners == torch.arange(points.shape[-2], device=points.device)[:, None]  # (..., B, M)
+    return torch.where(own.any(-1), costs.masked_fill(~own, torch.inf).argmin(-1), -1)
+
+
+def _costs(points: Tensor, places: Tensor) -> Tensor:
+    """Return the squared distances (..., B, M) of points (..., B, d) from places (M, d), brought to [-1, 1]."""
     distances = gaps(points.flatten(0, -2), places).view(*points.shape[:-1], -1) + points.square().sum(-1, keepdim=True)
     least, most = distances.amin((-2, -1), keepdim=True), distances.amax((-2, -1), keepdim=True)
-    costs = (distances - (most + least) / 2) / ((most - least) / 2).clamp(min=NARROWEST)
-    return transport_plan(costs, sinkhorn=sinkhorn).argmax(-1)
+    return (distances - (most + least) / 2) / ((most - least) / 2).clamp(min=NARROWEST)
