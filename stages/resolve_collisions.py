@@ -17,6 +17,7 @@ from tessera.codes.encoding import encode
 from tessera.codes.id_file import codes_of, estimated_paths, read_ids
 from tessera.codes.statistics import summary
 from tessera.codes.tables import fused, id_table, rows_of
+from tessera.codes.uniform import Sinkhorn
 from tessera.params import PARAMS_FILE, load_params, quantised
 from tessera.places import at_home
 from tessera.row_files import vector_rows
@@ -41,6 +42,7 @@ def main(
     files = {name: path for name, path in named_paths(vectors).items() if name in params.modalities}
     tables = {name: read_table(path, VECTORS, columns=["item", "present"]) for name, path in files.items()}
     size = params.quant.codebook_size
+    sinkhorn = Sinkhorn(params.quant.sinkhorn_epsilon, params.quant.sinkhorn_iterations)
 
     keys, present = shop["key"].to_list(), dict[str, NDArray[np.bool_]]()
     with vector_rows(files, scratch=ids.parent) as found:
@@ -59,7 +61,8 @@ def main(
             present = {n: mask.numpy() for n, mask in there.items()}
             paths = lend_paths(encoded, rows, present)
     codes = {
-        n: resolve(path, rule=params.ids.collisions, names=keys, present=present.get(n)) for n, path in paths.items()
+        n: resolve(path, rule=params.ids.collisions, names=keys, present=present.get(n), sinkhorn=sinkhorn)
+        for n, path in paths.items()
     }
 
     by_modality = [id_table(shop["item"], name, codes=codes[name], first=path.codes) for name, path in paths.items()]

@@ -11,7 +11,7 @@ from tessera.codes.checkpoint import save
 from tessera.codes.fitting import Schedule, fit
 from tessera.codes.losses import Objective
 from tessera.codes.quantizer import Architecture
-from tessera.codes.tables import Vectors, fused, stack_labels, stack_vectors
+from tessera.codes.tables import Vectors, collaborative_vectors, fused, stack_labels, stack_vectors
 from tessera.params import PARAMS_FILE, load_params
 from tessera.row_files import vector_rows
 from tessera.runtime import is_main_process, progress, run, torch_device, torch_generator
@@ -24,6 +24,9 @@ def main(
     quantizer: Annotated[Path, typer.Option(help="To write: a folder with the weights and their config.json.")],
     history: Annotated[Path, typer.Option(help="To write: every loss term, a row an epoch, as TSV.")],
     metrics: Annotated[Path, typer.Option(help="To write: the last row of the history, as JSON.")],
+    collaborative: Annotated[
+        Path | None, typer.Option(help="Collaborative vectors, if quant.lambda_cf is above 0.")
+    ] = None,
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     if not is_main_process():
@@ -40,6 +43,9 @@ def main(
         catalogue = stack_vectors(tables, rows, modalities=params.modalities)
         if params.ids.layout == "fused":
             catalogue = Vectors(catalogue.items, *fused(catalogue.vectors, catalogue.present))
+        known = None
+        if collaborative is not None and quant.lambda_cf > 0:
+            known = collaborative_vectors(read_table(collaborative, VECTORS), catalogue)
         fitted = fit(
             catalogue.vectors,
             stack_labels(read_table(labels, LABELS), catalogue),
@@ -56,6 +62,7 @@ def main(
             generator=torch_generator(params.seed),
             device=torch_device(params.device),
             progress=partial(progress, title="epochs"),
+            collaborative=known,
         )
     with whole_folder(quantizer) as folder:
         save(fitted.quantizer, folder)

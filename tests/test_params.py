@@ -22,6 +22,14 @@ from tessera.params import load_params
         ({"collaborative.members": ["sasrec"]}, r"sequence\.encoder: expected sasrec, as .* names it, found none"),
         ({"sequence.heads": 3}, r"sequence\.width: expected a multiple of sequence\.heads = 3, found 64"),
         ({"modalities": ["text", "text"]}, r"modalities: expected distinct names"),
+        (
+            {"ids.collisions": "uniform"},
+            r"quant\.sinkhorn_epsilon: expected a value above 0, as ids\.collisions is uniform, found 0\.0",
+        ),
+        (
+            {"quant.lambda_diversity": 0.1, "quant.codebook_size": 19},
+            r"quant\.diversity_clusters: expected at most half of quant\.codebook_size = 19, .* found 10",
+        ),
         ({"quant.con_start_level": 5}, r"quant\.con_start_level: expected at most quant\.levels = 4, found 5"),
         ({"dataset.users": 0}, r"dataset\.users: .*greater than or equal to 1, found 0"),
         ({"dataset.format": "amazon2012"}, r"dataset: .*'demo'.*"),

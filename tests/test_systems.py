@@ -19,6 +19,10 @@ SHARED = list(STAGES)[: list(STAGES).index("train_quantizer")]
 #: What a system's rankings are called.
 RANKED = {
     "tiger": {"text"},
+    "letter": {"text"},
+    "lcrec_ids": {"text"},
+    "sasrec": {"sasrec"},
+    "bert4rec": {"bert4rec"},
     "mgr_early": {"joint"},
     "mgr_late": {"joint"},
     "mgr_late_plus": {"joint"},

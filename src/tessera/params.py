@@ -179,10 +179,15 @@ class Quant(Section):
     lambda_con: NotNegative
     con_start_level: Annotated[int, Field(ge=0)]
     lambda_align: NotNegative
+    lambda_cf: NotNegative
+    lambda_diversity: NotNegative
+    diversity_clusters: PositiveInt
     temperature: Positive
     similarity: Literal["cosine", "inner"]
     initialisation: Literal["kmeans", "random"]
     replace_dead_after: Annotated[int, Field(ge=0)]
+    sinkhorn_epsilon: NotNegative
+    sinkhorn_iterations: PositiveInt
     epochs: PositiveInt
     batch_size: PositiveInt
     lr: Positive
@@ -195,7 +200,7 @@ class Ids(Section):
     source: Literal["computed", "file"]
     path: str
     layout: Literal["separate", "concatenated", "marked", "fused"]
-    collisions: Literal["reassign", "extra_code", "none"]
+    collisions: Literal["reassign", "uniform", "extra_code", "none"]
 
 
 class Corpus(Section):
@@ -321,6 +326,13 @@ class Params(Section):
                 f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
                 f"found {self.quant.con_start_level}"
             )
+        for key, needed, value in self._needs():
+            if needed and value in (None, UNSET):
+                raise ValueError(f"{key}: expected a value, found nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _mechanisms_fit(self) -> "Params":
         if self.t5.alignment_epochs and len(own := quantised(self.modalities, layout=self.ids.layout)) == 1:
             raise ValueError(f"t5.alignment_epochs: expected 0, as {own[0]} alone has IDs")
         if self.sequence.width % self.sequence.heads:
@@ -334,9 +346,15 @@ class Params(Section):
                     f"sequence.encoder: expected {member}, as collaborative.members names it, "
                     f"found {self.sequence.encoder}"
                 )
-        for key, needed, value in self._needs():
-            if needed and value in (None, UNSET):
-                raise ValueError(f"{key}: expected a value, found nothing")
+        if self.quant.lambda_diversity > 0 and self.quant.diversity_clusters > self.quant.codebook_size // 2:
+            raise ValueError(
+                f"quant.diversity_clusters: expected at most half of quant.codebook_size = {self.quant.codebook_size}, "
+                f"as quant.lambda_diversity is above 0, found {self.quant.diversity_clusters}"
+            )
+        if self.ids.collisions == "uniform" and self.quant.sinkhorn_epsilon == 0:
+            raise ValueError(
+                "quant.sinkhorn_epsilon: expected a value above 0, as ids.collisions is uniform, found 0.0"
+            )
         return self
 
     def _needs(self) -> list[tuple[str, bool, str | None]]:

@@ -51,7 +51,8 @@ def shop() -> Callable[..., Shop]:
 def objective() -> Callable[..., Objective]:
     def make(**changes) -> Objective:
         known = {"alpha": 0.25, "lambda_con": 0.1, "con_start_level": 1, "lambda_align": 0.001}
-        return Objective(**{**known, "temperature": 0.1, "similarity": "cosine", **changes})
+        off = {"lambda_cf": 0.0, "lambda_diversity": 0.0, "diversity_clusters": 3}
+        return Objective(**{**known, "temperature": 0.1, "similarity": "cosine", **off, **changes})
 
     return make
 
@@ -60,7 +61,8 @@ def objective() -> Callable[..., Objective]:
 def schedule() -> Callable[..., Schedule]:
     def make(**changes) -> Schedule:
         known = {"epochs": 3, "batch_size": 50, "lr": 1e-3, "weight_decay": 1e-4}
-        return Schedule(**{**known, "initialisation": "kmeans", "replace_dead_after": 2, **changes})
+        off = {"sinkhorn_epsilon": 0.0, "sinkhorn_iterations": 50}
+        return Schedule(**{**known, "initialisation": "kmeans", "replace_dead_after": 2, **off, **changes})
 
     return make
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from benchmarks.plain_collisions import resolved_plainly
 from tessera.codes import collisions as module
-from tessera.codes.collisions import Paths, add_code, packed, reassign, require_distinct, resolve
+from tessera.codes.collisions import Paths, add_code, packed, reassign, require_distinct, resolve, respread
+from tessera.codes.uniform import PUBLISHED, Sinkhorn
 from tessera.errors import DataError
 
 
@@ -213,4 +214,71 @@ def test_each_rule_by_its_name():
     paths = Paths(np.array([[0], [0]]), np.float32([[0], [0]]), np.float32([[[0], [1]]]))
     assert resolve(paths, rule="none", names=names(2)).tolist() == [[0], [0]]
     assert resolve(paths, rule="reassign", names=names(2)).tolist() == [[0], [1]]
+    assert resolve(paths, rule="uniform", names=names(2)).tolist() == [[0], [1]]
     assert resolve(paths, rule="extra_code", names=names(2)).tolist() == [[0, 0], [0, 1]]
+
+
+class TestUniform:
+    """LC-Rec's rule, and the distance rule for what it leaves."""
+
+    def test_a_group_shares_the_last_level_out_by_hand(self):
+        # After the first level's code at 10, residuals of 0.8, 1.0 and 2.9: each has a last-level code beside it.
+        paths = Paths(
+            np.array([[0, 1], [0, 1], [0, 1], [1, 0]]),
+            np.float32([[10.8], [11.0], [12.9], [0.1]]),
+            np.float32([[[10], [0], [50]], [[0], [1], [3]]]),
+        )
+        assert respread(paths, sinkhorn=PUBLISHED).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
+
+    def test_what_has_no_collision_stays(self):
+        paths = random_paths(0, items=30, levels=3, size=4)
+        paths = paths._replace(codes=np.array([[n // 16, n // 4 % 4, n % 4] for n in range(30)]))
+        assert np.array_equal(respread(paths, sinkhorn=PUBLISHED), paths.codes)
+
+    @settings(deadline=None, max_examples=60)
+    @given(crowds())
+    def test_only_last_codes_change(self, paths):
+        codes = respread(paths, sinkhorn=PUBLISHED)
+        assert np.array_equal(codes[:, :-1], paths.codes[:, :-1])
+        assert codes.min() >= 0
+        assert codes.max() < paths.codebooks.shape[1]
+
+    def test_most_collisions_are_gone_where_there_is_room(self):
+        paths = random_paths(0, items=400, levels=2, size=64, spread=8)
+        found = respread(paths, sinkhorn=PUBLISHED)
+        assert len(np.unique(found, axis=0)) > 1.5 * len(np.unique(paths.codes, axis=0))
+
+    def test_blocks_do_not_change_the_result(self, monkeypatch):
+        paths = random_paths(0, items=300, levels=2, size=32, spread=6)
+        whole = respread(paths, sinkhorn=PUBLISHED)
+        monkeypatch.setattr(module, "SHARES", 1)
+        assert np.array_equal(respread(paths, sinkhorn=PUBLISHED), whole)
+
+    def test_equal_items_stay_together_until_the_distance_rule_parts_them(self):
+        paths = Paths(np.array([[1], [1], [1]]), np.zeros((3, 1), np.float32), np.float32([[[2], [0], [-2]]]))
+        assert respread(paths, sinkhorn=PUBLISHED).tolist() == [[1], [1], [1]]
+        assert resolve(paths, rule="uniform", names=names(3)).tolist() == [[1], [0], [2]]
+
+    def test_codes_without_a_place_are_not_given(self):
+        paths = random_paths(1, items=20, levels=1, size=8, spread=1)
+        paths.codebooks[0, [2, 5]] = np.nan
+        assert not set(respread(paths, sinkhorn=PUBLISHED).ravel().tolist()) & {2, 5}
+
+    def test_without_distances_everything_stays(self):
+        paths = Paths(np.zeros((3, 2), np.int64), np.empty((3, 0), np.float32), np.empty((2, 3, 0), np.float32))
+        assert not respread(paths, sinkhorn=PUBLISHED).any()
+
+    def test_items_that_borrow_a_path_have_no_part_in_the_sharing(self, monkeypatch):
+        paths = random_paths(2, items=12, levels=2, size=8, spread=2)
+        lent = paths._replace(codes=paths.codes.repeat(2, axis=0), residuals=paths.residuals.repeat(2, axis=0))
+        monkeypatch.setattr(module, "reassign", lambda paths, **_: paths.codes)
+        monkeypatch.setattr(module, "require_distinct", lambda *_, **__: None)
+        found = resolve(lent, rule="uniform", names=names(24), present=np.arange(24) % 2 == 0)
+        assert np.array_equal(found[::2], respread(paths, sinkhorn=PUBLISHED))
+        assert np.array_equal(found[1::2], paths.codes)
+
+    def test_the_iterations_matter(self):
+        paths = random_paths(3, items=60, levels=1, size=64, spread=1)
+        found = [respread(paths, sinkhorn=Sinkhorn(epsilon, n)) for epsilon, n in ((0.003, 50), (0.003, 1), (0.5, 50))]
+        assert not np.array_equal(found[0], found[1])
+        assert not np.array_equal(found[0], found[2])

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from tessera.codes.encoding import encode
-from tessera.codes.fitting import _dead, _Items, _replace, fit, residual_kmeans
+from tessera.codes.fitting import _clusters, _dead, _Items, _neighbours, _replace, fit, residual_kmeans
 from tessera.codes.losses import ABSENT, positives
 from tessera.codes.quantizer import CrossModalQuantizer
+from tessera.codes.rows import Collaborative
+from tessera.codes.statistics import levels
 from tessera.errors import DataError
 from tessera.row_files import vector_rows
 
@@ -19,7 +21,7 @@ CPU = torch.device("cpu")
 def fitted(shop, objective, schedule):
     """Return `fitted(section changes..., modalities=...)` on the small catalogue."""
 
-    def run(given=None, *, architecture=None, seed=0, progress=iter, **changes):
+    def run(given=None, *, architecture=None, seed=0, progress=iter, collaborative=None, **changes):
         given = given or shop()
         weights = {k: v for k, v in changes.items() if k in objective().__dataclass_fields__}
         return fit(
@@ -31,9 +33,15 @@ def fitted(shop, objective, schedule):
             generator=torch.Generator().manual_seed(seed),
             device=CPU,
             progress=progress,
+            collaborative=collaborative,
         )
 
     return run
+
+
+def known(*, items=120, width=4, absent=0):
+    vectors = torch.randn(items, width, generator=torch.Generator().manual_seed(7))
+    return Collaborative(vectors, torch.arange(items) >= absent)
 
 
 @pytest.fixture
@@ -73,6 +81,8 @@ def test_vectors_in_a_file_give_the_weights_and_codes_that_tensors_give(fitted, 
         {"lambda_con": 0.5},
         {"con_start_level": 2},
         {"lambda_align": 0.5},
+        {"lambda_cf": 0.5},
+        {"lambda_diversity": 0.5},
         {"temperature": 0.2},
         {"similarity": "inner"},
         {"epochs": 4},
@@ -80,6 +90,7 @@ def test_vectors_in_a_file_give_the_weights_and_codes_that_tensors_give(fitted, 
         {"lr": 0.002},
         {"weight_decay": 0.1},
         {"initialisation": "random"},
+        {"sinkhorn_epsilon": 0.01},
         {"architecture": {"levels": 2}},
         {"architecture": {"codebook_size": 4}},
         {"architecture": {"latent_dim": 5}},
@@ -89,7 +100,16 @@ def test_vectors_in_a_file_give_the_weights_and_codes_that_tensors_give(fitted, 
     ids=str,
 )
 def test_every_parameter_changes_the_weights(fitted, weights, usual, changes):
-    assert not same(weights(fitted(**changes).quantizer), usual)
+    assert not same(weights(fitted(**changes, collaborative=known()).quantizer), usual)
+
+
+def test_what_is_known_of_items_means_nothing_without_its_weight(fitted, weights, usual):
+    assert same(weights(fitted(collaborative=known()).quantizer), usual)
+
+
+def test_the_number_of_clusters_changes_the_weights(fitted, weights):
+    one, other = (weights(fitted(lambda_diversity=0.5, diversity_clusters=n).quantizer) for n in (2, 4))
+    assert not same(one, other)
 
 
 def test_replacing_dead_codes_changes_codes_that_nothing_else_would(fitted):
@@ -101,6 +121,26 @@ def test_replacing_dead_codes_changes_codes_that_nothing_else_would(fitted):
     assert replaced.history["replaced_text_0"].to_list()[0] == 0
     assert replaced.history["replaced_text_0"].to_list()[1] > 0
     assert replaced.history["used_text_0"][-1] > kept.history["used_text_0"][-1]
+
+
+def evenness(fitted, shop, **changes):
+    """How evenly a training on a shop of few, unlike kinds of items uses the last level's codes: their entropy."""
+    given = shop(("text",), items=400, clusters=4)
+    architecture = {"levels": 2, "codebook_size": 16}
+    quantizer = fitted(given, architecture=architecture, epochs=60, lr=5e-3, batch_size=100, **changes).quantizer
+    return levels(encode(quantizer, "text", given.vectors["text"], device=CPU).codes)[-1].entropy
+
+
+def test_uniform_codes_in_training_use_the_last_level_more_evenly_for_good(fitted, shop):
+    assert evenness(fitted, shop, sinkhorn_epsilon=0.003) > evenness(fitted, shop) + 0.05
+
+
+def test_uniform_codes_are_chosen_at_the_last_level_alone(fitted):
+    """In a first batch of all items, before any step, levels but the last choose as they always do."""
+    once = {"epochs": 1, "batch_size": 1000}
+    usual, uniform = fitted(**once).history, fitted(**once, sinkhorn_epsilon=0.003).history
+    for level, same_loss in enumerate((True, True, False)):
+        assert (usual[f"rq_text_{level}"][0] == uniform[f"rq_text_{level}"][0]) == same_loss
 
 
 def test_dead_codes_by_hand():
@@ -267,6 +307,63 @@ def test_absent_items_are_nobodys_positive(shop):
     chosen = positives(labels, torch.rand(120, generator=torch.Generator()))
     assert torch.equal(chosen[:30], torch.arange(30))
     assert (labels[chosen[30:]] != ABSENT).all()
+
+
+def test_the_terms_of_letter_are_in_the_history_where_they_have_a_weight(fitted):
+    usual = set(fitted().history.columns)
+    history = fitted(lambda_cf=0.5, lambda_diversity=0.1, collaborative=known()).history
+    levels = {f"diversity_{modality}_{level}" for modality in ("text", "image") for level in range(3)}
+    assert set(history.columns) - usual == {"cf", "cf_text", "cf_image", "diversity", *levels}
+
+
+def test_codes_come_to_tell_what_is_known_of_items(fitted):
+    def told(weight):
+        return fitted(epochs=60, lr=5e-3, lambda_cf=weight, collaborative=known()).history["cf"][-1]
+
+    assert told(5.0) < 0.9 * told(1e-6)
+
+
+def test_neither_scale_nor_shift_of_what_is_known_matters(fitted):
+    moved = known()._replace(vectors=1000 * known().vectors + 500)
+    one, other = (fitted(lambda_cf=0.5, similarity="inner", collaborative=each).history for each in (known(), moved))
+    assert one["cf"].to_list() == pytest.approx(other["cf"].to_list(), rel=1e-2)
+
+
+def test_items_of_which_nothing_is_known_do_not_matter(fitted):
+    strange = known(absent=30)
+    strange.vectors[:30] = 77.0
+    one, other = (fitted(lambda_cf=0.5, collaborative=each).history for each in (known(absent=30), strange))
+    assert one["cf"].to_list() == pytest.approx(other["cf"].to_list(), rel=1e-5)
+
+
+def test_clusters_of_codes_are_about_equally_large_and_neighbours_share_one(shop, objective):
+    """As the published bounds have it: 10 to 60 of 256 codes."""
+    quantizer = CrossModalQuantizer(shop().architecture(codebook_size=256, latent_dim=16))
+    for part in quantizer.parts:
+        torch.nn.init.normal_(part.codebooks, generator=torch.Generator().manual_seed(0))
+    chosen, generator = objective(lambda_diversity=0.1, diversity_clusters=10), torch.Generator().manual_seed(0)
+    clusters = _clusters(quantizer, chosen, generator=generator)
+    for numbers in clusters["text"]:
+        sizes = torch.bincount(numbers, minlength=10)
+        assert sizes.min() >= 10
+        assert sizes.max() <= 60
+    targets = _neighbours(quantizer, clusters, generator=generator)["text"].targets
+    assert torch.equal(clusters["text"].gather(1, targets), clusters["text"])
+    assert (targets != torch.arange(256)).all()
+    assert not _clusters(quantizer, objective(), generator=generator)
+
+
+def test_without_the_vectors_to_learn_from_lambda_cf_is_named(fitted):
+    expected = (
+        r"quant.lambda_cf: expected collaborative vectors of 120 items, 4 wide as quant.latent_dim says, .* found "
+    )
+    with pytest.raises(DataError, match=expected + "none"):
+        fitted(lambda_cf=0.1)
+    with pytest.raises(DataError, match=expected + r"vectors of shape \(120, 5\)"):
+        fitted(lambda_cf=0.1, collaborative=known(width=5))
+    with pytest.raises(DataError, match=expected + r"vectors of shape \(7, 4\)"):
+        fitted(lambda_cf=0.1, collaborative=known(items=7))
+    assert fitted(lambda_cf=0.1, architecture={"method": "rkmeans"}).history.height == 1
 
 
 def test_errors_name_the_modality_and_what_is_wrong(fitted, shop):

@@ -12,8 +12,12 @@ from tessera.codes import losses
 from tessera.codes.losses import (
     ABSENT,
     SHORTEST,
+    Known,
+    Neighbours,
     alignment_loss,
+    collaborative_loss,
     contrast_loss,
+    diversity_loss,
     identifier_loss,
     info_nce,
     narrow_factors,
@@ -194,6 +198,56 @@ def test_alignment_loss_equals_loops_both_ways_and_is_symmetric(objective):
     assert float(found) == pytest.approx(float(mirrored), rel=1e-6)
 
 
+def plain(objective, **changes):
+    """An objective with inner products as they are, as LETTER has them."""
+    return objective(similarity="inner", temperature=1.0, **changes)
+
+
+def test_collaborative_loss_by_hand(objective):
+    # Item 0 meets its own vector at 2, the other's at 0; item 1 is not known: no anchor, no key.
+    known = Known(torch.tensor([[2.0], [9.0], [0.0]]), torch.tensor([True, False, True]))
+    summed, present = torch.tensor([[1.0], [1.0], [5.0]]), torch.tensor([True, True, False])
+    found = collaborative_loss(summed, known, present=present, objective=plain(objective))
+    assert float(found) == pytest.approx(-2 + math.log(math.exp(2) + math.exp(0)))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner"])
+def test_collaborative_loss_equals_loops(objective, similarity):
+    chosen = objective(similarity=similarity, temperature=0.5)
+    summed, known = random(ITEMS, 3), Known(random(ITEMS, 3, seed=1), torch.arange(ITEMS) % 5 > 0)
+    present = torch.arange(ITEMS) % 7 > 0
+    found = collaborative_loss(summed, known, present=present, objective=chosen)
+    logits = slow_logits(summed, known.vectors, chosen)
+    expected = slow_info_nce(logits, torch.arange(ITEMS), present & known.present, known.present)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_diversity_loss_by_hand(objective):
+    # Codes 0 and 1 are a cluster, code 2 is alone: its item counts for nothing. From code 0, 1 is at 2 and 2 at 3.
+    near = Neighbours(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[1, 0, 2]]))
+    expected = -2 + math.log(math.exp(2) + math.exp(3))
+    for codes in ([[0]], [[0], [2]], [[0], [0]]):
+        found = diversity_loss(torch.tensor(codes), near, objective=plain(objective))
+        assert found.tolist() == pytest.approx([expected])
+    assert diversity_loss(torch.tensor([[2]]), near, objective=plain(objective)).tolist() == [0]
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner"])
+def test_diversity_loss_equals_loops(objective, similarity):
+    chosen = objective(similarity=similarity, temperature=0.5)
+    generator = torch.Generator().manual_seed(0)
+    codebooks, codes = random(2, 8, 3), torch.randint(8, (ITEMS, 2), generator=generator)
+    targets = torch.stack([positives(torch.arange(8) % 3, torch.rand(8, generator=generator)) for _ in range(2)])
+    found = diversity_loss(codes, Neighbours(codebooks, targets), objective=chosen)
+    for level in range(2):
+        logits = slow_logits(codebooks[level], codebooks[level], chosen)
+        losses = []
+        for code in codes[:, level].tolist():
+            others = sum(math.exp(float(logits[code, other])) for other in range(8) if other != code)
+            losses.append(-float(logits[code, targets[level, code]]) + math.log(others))
+        assert float(found[level]) == pytest.approx(sum(losses) / ITEMS, rel=1e-4)
+
+
 class Given:
     """A quantised batch, its labels and its draws."""
 
@@ -208,8 +262,8 @@ class Given:
             self.quantized = quantizer(self.shop.vectors)
         self.draws = {pair: torch.rand(ITEMS, generator=generator) for pair in permutations(modalities, 2)}
 
-    def losses(self, objective):
-        return identifier_loss(self.quantized, self.shop.labels, self.draws, objective=objective)
+    def losses(self, objective, **given):
+        return identifier_loss(self.quantized, self.shop.labels, self.draws, objective=objective, **given)
 
 
 @pytest.mark.parametrize("modalities", [("text",), ("text", "image"), ("text", "image", "sound")])
@@ -261,6 +315,43 @@ def test_positives_are_paired_by_the_labels_of_the_other_modality(shop, objectiv
     terms = batch.losses(objective()).terms
     assert float(terms["positives_text_by_image"]) == 0
     assert float(terms["positives_image_by_text"]) > 0.9
+
+
+def test_the_regularisers_of_letter_are_terms_by_modality_and_level(shop, objective):
+    batch = Given(shop, modalities=("text", "image"))
+    chosen = objective(lambda_cf=0.5, lambda_diversity=0.25)
+    known = Known(random(ITEMS, 4), torch.ones(ITEMS, dtype=torch.bool))
+    near = {m: Neighbours(random(3, 8, 4), torch.arange(7, -1, -1).expand(3, 8)) for m in ("text", "image")}
+    without = batch.losses(chosen).terms
+    terms = batch.losses(chosen, known=known, neighbours=near).terms
+    levels = {f"diversity_{modality}_{level}" for modality in near for level in range(3)}
+    assert set(terms) - set(without) == {"cf", "cf_text", "cf_image", "diversity", *levels}
+    assert float(terms["cf"]) == pytest.approx(float(terms["cf_text"] + terms["cf_image"]))
+    assert float(terms["diversity"]) == pytest.approx(sum(float(terms[name]) for name in levels), rel=1e-5)
+    added = 0.5 * terms["cf"] + 0.25 * terms["diversity"]
+    assert float(terms["total"]) == pytest.approx(float(without["total"] + added), rel=1e-5)
+
+
+def test_what_the_regularisers_of_letter_move(shop, objective):
+    """L_Div moves codebooks only, L_CF the encoder only."""
+    given = shop(("text",), items=ITEMS)
+    quantizer = CrossModalQuantizer(given.architecture())
+    initialise_layers(quantizer, generator=torch.Generator().manual_seed(0))
+    part = quantizer.of("text")
+    torch.nn.init.normal_(part.codebooks, generator=torch.Generator().manual_seed(1))
+    everyone = torch.ones(ITEMS, dtype=torch.bool)
+
+    def moved(loss_of):
+        quantizer.zero_grad()
+        loss_of(part(given.vectors["text"])).backward()
+        return {name for name, weight in part.named_parameters() if weight.grad is not None and weight.grad.any()}
+
+    near = Neighbours(part.codebooks, torch.arange(7, -1, -1).expand(3, 8))
+    known = Known(random(ITEMS, 4), everyone)
+    assert moved(lambda q: diversity_loss(q.codes, near, objective=objective()).sum()) == {"codebooks"}
+    cf = moved(lambda q: collaborative_loss(q.summed, known, present=everyone, objective=objective()))
+    assert cf
+    assert all(name.startswith("encoder.") for name in cf)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,17 @@ def test_collisions_none_leaves_them(resolve):
     assert metrics["text"]["items_moved"] == 0
 
 
+def test_collisions_uniform_shares_last_codes_out_as_the_quantizers_parameters_say(resolve):
+    def codes(**changes):
+        uniform = {"ids.collisions": "uniform", "modalities": ["text"], "quant.sinkhorn_epsilon": 0.003, **changes}
+        table, _ = resolve(uniform)
+        assert distinct(table, "text") == COUNT
+        return table["codes"].to_list()
+
+    assert codes() != codes(**{"quant.sinkhorn_iterations": 1})
+    assert codes() != codes(**{"quant.sinkhorn_epsilon": 1.0})
+
+
 def test_collisions_extra_code_adds_a_level(resolve):
     quantizer = a_quantizer(levels=4)
     table, metrics = resolve({"ids.collisions": "extra_code", "modalities": ["text"]}, quantizer=quantizer)

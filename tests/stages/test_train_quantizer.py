@@ -43,7 +43,7 @@ def train(tmp_path, params_file):
     runs = iter(range(100))
     tables = {"text": vectors(6), "image": vectors(5, absent=4, seed=1)}
 
-    def run(changes=None, *, tables=tables, labels=None):
+    def run(changes=None, *, tables=tables, labels=None, collaborative=None):
         folder = tmp_path / f"run{next(runs)}"
         for name, table in tables.items():
             write_table(folder / f"{name}.parquet", table, VECTORS)
@@ -57,6 +57,7 @@ def train(tmp_path, params_file):
             quantizer=folder / "quantizer",
             history=folder / "history.tsv",
             metrics=folder / "metrics.json",
+            collaborative=collaborative,
             params_file=params_file({**SMALL, **(changes or {})}),
         )
         return folder
@@ -86,6 +87,24 @@ def test_a_modality_not_in_use_is_not_looked_at(train):
     tables = {"text": vectors(6), "image": vectors(5).clear()}
     folder = train({"modalities": ["text"]}, tables=tables)
     assert list(json.loads((folder / "quantizer" / "config.json").read_text())["widths"]) == ["text"]
+
+
+def test_collaborative_vectors_are_read_where_lambda_cf_is_above_0(train, tmp_path):
+    file, nowhere = tmp_path / "known.parquet", tmp_path / "nowhere.parquet"
+    write_table(file, vectors(4, absent=3, seed=2), VECTORS)
+    weights = "quantizer/weights.safetensors"
+    assert (train(collaborative=nowhere) / weights).read_bytes() == (train() / weights).read_bytes()
+    folder = train({"quant.lambda_cf": 0.5}, collaborative=file)
+    assert json.loads((folder / "metrics.json").read_text())["cf"] > 0
+    assert (folder / "quantizer" / "config.json").read_bytes() == (train() / "quantizer" / "config.json").read_bytes()
+    with pytest.raises(DataError, match=r"quant\.lambda_cf: expected collaborative vectors of 40 items"):
+        train({"quant.lambda_cf": 0.5})
+    write_table(file, vectors(4).clear(), VECTORS)
+    with pytest.raises(DataError, match=r"quant\.lambda_cf: .* found vectors of shape \(40, 0\)"):
+        train({"quant.lambda_cf": 0.5}, collaborative=file)
+    write_table(file, vectors(4, items=39), VECTORS)
+    with pytest.raises(DataError, match="collaborative: expected vectors of the same 40 items"):
+        train({"quant.lambda_cf": 0.5}, collaborative=file)
 
 
 def test_what_is_wrong_is_named_and_nothing_is_left_behind(train, tmp_path):

@@ -13,6 +13,9 @@ second-last level from the residual there. Codes without a place (NaN in the cod
 Why it is fast: each item that must move has a fixed order of preference over the IDs that begin as its own does, and
 wherever two meet, the same one of them comes first. The rule's outcome is then the one stable matching, and proposals
 in any order lead to it (Gale and Shapley, 1962): in each round all who have none make one, at once, as arrays.
+
+`uniform` is the rule of LC-Rec (arXiv 2311.09049) before that: items with the same codes share the last level's codes
+out among them. What then still is the same, as of equal items, is left to `reassign`; the paper leaves it so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +27,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from tessera.codes.uniform import PUBLISHED, Sinkhorn, shared_out
 from tessera.errors import DataError
 
 Integers = NDArray[np.int64]
@@ -38,11 +42,14 @@ BLOCK = 2**16
 #: Items that an error names.
 NAMED = 5
 
+#: Rounds of `respread` at most, as published, and shares computed at one time.
+ROUNDS, SHARES = 20, 2**22
+
 #: The distance of a code without a place, farther than any other, and what is added to that of a code that is taken.
 _NOWHERE, _TAKEN = 1e100, 1e200
 
 
-Rule = Literal["reassign", "extra_code", "none"]
+Rule = Literal["reassign", "uniform", "extra_code", "none"]
 
 
 class Paths(NamedTuple):
@@ -53,8 +60,17 @@ class Paths(NamedTuple):
     codebooks: NDArray[np.float32]  # (L, M, d); a code whose row is NaN has no place
 
 
-def resolve(paths: Paths, *, rule: Rule, names: Sequence[str], present: NDArray[np.bool_] | None = None) -> Integers:
+def resolve(
+    paths: Paths,
+    *,
+    rule: Rule,
+    names: Sequence[str],
+    present: NDArray[np.bool_] | None = None,
+    sinkhorn: Sinkhorn = PUBLISHED,
+) -> Integers:
     """Return codes without collisions by the rule of that name; `none` leaves (N, L) as it is.
+
+    `sinkhorn` is for `uniform` alone.
 
     Items that are not present (N,) only borrow their path, and give way: they come after the others.
 
@@ -62,6 +78,13 @@ def resolve(paths: Paths, *, rule: Rule, names: Sequence[str], present: NDArray[
     """
     if rule == "none":
         return paths.codes.copy()
+    if rule == "uniform":
+        here = np.ones(len(paths.codes), dtype=np.bool_) if present is None else present
+        codes = paths.codes.copy()
+        codes[here] = respread(
+            paths._replace(codes=paths.codes[here], residuals=paths.residuals[here]), sinkhorn=sinkhorn
+        )
+        return resolve(paths._replace(codes=codes), rule="reassign", names=names, present=present)
     if present is not None and not present.all():
         order = np.argsort(~present, kind="stable")
         ordered = paths._replace(codes=paths.codes[order], residuals=paths.residuals[order])
@@ -100,6 +123,43 @@ def reassign(paths: Paths, *, names: Sequence[str]) -> Integers:
     if codes.shape[1] > 1:
         codes[movers, -2] = found // size % size
     return codes
+
+
+def respread(paths: Paths, *, sinkhorn: Sinkhorn) -> Integers:
+    """Return codes (N, L) whose last ones are shared out in each group of items that have the same codes.
+
+    Items that so come to have the codes of others form groups with them, which are shared out again, up to ROUNDS
+    times. Published, in LC-Rec's released code: these rounds, and Sinkhorn's iterations on a group's own residuals.
+    Chosen: an item takes the nearest code of those that are its own (see `uniform.shared_out`).
+    """
+    codes = paths.codes.copy()
+    placed = np.flatnonzero(~np.isnan(paths.codebooks[-1]).any(axis=1))
+    if paths.codebooks.shape[2] == 0 or len(placed) == 0:
+        return codes  # nothing is known of what is near
+    places = torch.from_numpy(paths.codebooks[-1][placed])
+    for _ in range(ROUNDS):
+        before = codes[:, -1].copy()
+        for items in _groups(codes, size=paths.codebooks.shape[1]):
+            residuals = torch.from_numpy(_last_residuals(paths, items.reshape(-1))).view(*items.shape, -1)
+            taken = shared_out(residuals, places, sinkhorn=sinkhorn).numpy()
+            codes[items, -1] = np.where(taken < 0, codes[items, -1], placed[taken])
+        if np.array_equal(codes[:, -1], before):
+            break
+    return codes
+
+
+def _groups(codes: Integers, *, size: int) -> list[Integers]:
+    """Return the items with the same codes (N, L), those of equally large groups together: (G, g) of each g above 1."""
+    places = packed(codes, size=size)
+    order = np.argsort(places, kind="stable")
+    starts = np.flatnonzero(_is_first(places[order]))
+    lengths = np.diff(starts, append=len(order))
+    found = []
+    for length in np.unique(lengths[lengths > 1]):
+        items = order[starts[lengths == length][:, None] + np.arange(length)]
+        step = max(1, SHARES // (length * size))
+        found += [items[start : start + step] for start in range(0, len(items), step)]
+    return found
 
 
 def add_code(codes: Integers, *, size: int, names: Sequence[str]) -> Integers:

@@ -1,5 +1,6 @@
 """Learn a quantizer from the vectors and pseudo-labels of all items."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,17 +11,18 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tessera.codes.losses import ABSENT, Losses, Objective, identifier_loss
+from tessera.codes.losses import ABSENT, Known, Losses, Neighbours, Objective, identifier_loss, positives
 from tessera.codes.quantizer import (
     Architecture,
+    Assignment,
     CrossModalQuantizer,
-    ModalityQuantizer,
     Quantized,
     initialise_layers,
 )
-from tessera.codes.rows import Rows, blocks_of, moments, rows_in_block
+from tessera.codes.rows import Collaborative, Rows, blocks_of, moments, rows_in_block
+from tessera.codes.uniform import Sinkhorn, uniform_codes
 from tessera.errors import DataError
-from tessera.kmeans import kmeans
+from tessera.kmeans import kmeans, nearest
 
 Initialisation = Literal["kmeans", "random"]
 
@@ -31,13 +33,22 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 POINTS_PER_CODE = 256
 ITERATIONS = 50
 
+#: The clusters of a level's codes: Lloyd's iterations at most, as published, and how evenly codes then fall into them:
+#: of 256 codes and 10 clusters, a cluster got 16 to 51 (random codes of 16 features, 20 draws).
+CLUSTER_ITERATIONS = 10
+CLUSTER_SINKHORN = Sinkhorn(epsilon=0.01, iterations=50)
+
 #: Vectors that take at most this share of a GPU's free memory are kept there.
 RESIDENT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to learn, named as in params.yaml."""
+    """How to learn, named as in params.yaml.
+
+    With a sinkhorn_epsilon above 0 the last level's codes are uniform over each batch (see `uniform`); in the end every
+    item has the nearest codes all the same, as published.
+    """
 
     epochs: int
     batch_size: int
@@ -45,6 +56,8 @@ class Schedule:
     weight_decay: float
     initialisation: Initialisation
     replace_dead_after: int
+    sinkhorn_epsilon: float
+    sinkhorn_iterations: int
 
 
 class Fitted(NamedTuple):
@@ -60,6 +73,7 @@ class _Batch(NamedTuple):
     vectors: dict[str, Tensor]  # modality -> (B, D)
     labels: dict[str, Tensor]  # modality -> (B,)
     draws: dict[tuple[str, str], Tensor]  # ordered pair of modalities -> (B,) uniform in [0, 1)
+    known: Known | None
 
 
 def fit(
@@ -72,28 +86,38 @@ def fit(
     generator: torch.Generator,
     device: torch.device,
     progress: Progress = iter,
+    collaborative: Collaborative | None = None,
 ) -> Fitted:
     """Return the quantizer of architecture that fits vectors (N, D) and labels (N,) of every modality.
 
     A label is losses.ABSENT where the item lacks the modality; such an item gets codes like every other, but takes
     no part in L_con and L_align. `generator` belongs to the CPU, whatever the device. `rkmeans` learns nothing by
-    epochs: its history is one look at the result.
+    epochs: its history is one look at the result. `collaborative` vectors are looked at if lambda_cf is above 0; they
+    are as wide as the codes, as published: what a projection between them would learn, the codes need not.
 
-    Raises DataError where vectors and labels do not fit each other or are not finite, and where the loss leaves the
-    finite numbers.
+    Raises DataError where vectors and labels do not fit each other or are not finite, where there are no collaborative
+    vectors to learn from, and where the loss leaves the finite numbers.
     """
     _require_fitting(vectors, labels, architecture)
+    if architecture.method == "rkmeans":
+        objective = replace(objective, lambda_con=0.0, lambda_align=0.0, lambda_cf=0.0, lambda_diversity=0.0)
+    known = None
+    if objective.lambda_cf > 0:
+        known = _known(
+            collaborative, items=vectors[next(iter(architecture.widths))].shape[0], width=architecture.latent_dim
+        )
     quantizer = CrossModalQuantizer(architecture)
     initialise_layers(quantizer, generator=generator)
     for modality in quantizer.modalities:
-        _standardise(quantizer.of(modality), modality, vectors[modality], present=labels[modality] != ABSENT)
+        standard = moments(vectors[modality], modality, present=labels[modality] != ABSENT)
+        quantizer.of(modality).centre.copy_(standard.centre)
+        quantizer.of(modality).scale.copy_(standard.deviation)
     quantizer.to(device)
-    items = _Items(quantizer.modalities, vectors, labels, device=device)
+    items = _Items(quantizer.modalities, vectors, labels, device=device, known=known)
     for modality in quantizer.modalities:
         _place_codes(quantizer, modality, items, schedule.initialisation, generator=generator)
     if architecture.method == "rkmeans":
-        alone = replace(objective, lambda_con=0.0, lambda_align=0.0)
-        rows = [_look(quantizer, items, objective=alone, schedule=schedule, generator=generator)]
+        rows = [_look(quantizer, items, objective=objective, schedule=schedule, generator=generator)]
     else:
         rows = list(_epochs(quantizer, items, progress, objective=objective, schedule=schedule, generator=generator))
     return Fitted(quantizer.eval(), _history(rows))
@@ -109,6 +133,7 @@ class _Items:
         labels: Mapping[str, Tensor],
         *,
         device: torch.device,
+        known: Known | None = None,
     ) -> None:
         self.device = device
         self.vectors = {modality: vectors[modality] for modality in modalities}
@@ -117,6 +142,7 @@ class _Items:
             self.vectors = {modality: _moved(rows, device) for modality, rows in self.vectors.items()}
             self.home = device
         self.labels = {modality: labels[modality].to(device) for modality in modalities}
+        self.known = None if known is None else Known(*(part.to(device) for part in known))
         self.count = self.vectors[modalities[0]].shape[0]
 
     def rows(self, modality: str, rows: Tensor) -> Tensor:
@@ -136,6 +162,7 @@ class _Items:
                 {m: self.rows(m, read) for m in self.vectors},
                 {m: labels[rows] for m, labels in self.labels.items()},
                 {pair: draws[row, start:end] for row, pair in enumerate(pairs)},
+                None if self.known is None else Known(*(part[rows] for part in self.known)),
             )
             start = end
 
@@ -177,12 +204,21 @@ def _epochs(
     )
     shape = (quantizer.architecture.levels, quantizer.architecture.codebook_size)
     unused = {m: torch.zeros(shape, dtype=torch.int64, device=items.device) for m in quantizer.modalities}
+    last = _last_level(schedule)
     quantizer.train()
     for _ in progress(range(schedule.epochs)):
         tally = _Tally(quantizer, items.device)
+        clusters = _clusters(quantizer, objective, generator=generator)
         for batch in items.batches(schedule.batch_size, generator=generator):
-            quantized = quantizer(batch.vectors)
-            losses = identifier_loss(quantized, batch.labels, batch.draws, objective=objective)
+            quantized = quantizer(batch.vectors, last=last)
+            losses = identifier_loss(
+                quantized,
+                batch.labels,
+                batch.draws,
+                objective=objective,
+                known=batch.known,
+                neighbours=_neighbours(quantizer, clusters, generator=generator),
+            )
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             optimizer.step()
@@ -190,6 +226,48 @@ def _epochs(
         dead = _dead(unused, tally.used, limit=schedule.replace_dead_after)
         _replace(dead, quantizer, quantized, generator=generator)
         yield tally.row(items.count) | _by_level("replaced", dead)
+
+
+def _last_level(schedule: Schedule) -> Assignment:
+    if schedule.sinkhorn_epsilon == 0:
+        return nearest
+    return functools.partial(uniform_codes, sinkhorn=Sinkhorn(schedule.sinkhorn_epsilon, schedule.sinkhorn_iterations))
+
+
+@torch.no_grad()
+def _clusters(quantizer: CrossModalQuantizer, objective: Objective, *, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the cluster (L, M) of each code of each modality; nothing where L_Div has no weight.
+
+    LETTER clusters the codes of a level by k-means with clusters of 10 to 60 of its 256 codes, anew each epoch. Here
+    plain k-means finds the centres, and the codes fall to them uniformly: clusters of about M over their number.
+    """
+    if objective.lambda_diversity == 0:
+        return {}
+    return {m: _balanced(quantizer.of(m).codebooks.detach(), objective, generator) for m in quantizer.modalities}
+
+
+def _balanced(codebooks: Tensor, objective: Objective, generator: torch.Generator) -> Tensor:
+    grouped = functools.partial(
+        kmeans,
+        size=objective.diversity_clusters,
+        starts=1,
+        iterations=CLUSTER_ITERATIONS,
+        tolerance=0.0,
+        generator=generator,
+    )
+    return torch.stack([uniform_codes(c, grouped(c).centres, sinkhorn=CLUSTER_SINKHORN) for c in codebooks])
+
+
+def _neighbours(
+    quantizer: CrossModalQuantizer, clusters: Mapping[str, Tensor], *, generator: torch.Generator
+) -> dict[str, Neighbours]:
+    """Return for each code a random other one of its cluster, by clusters (L, M) of each modality."""
+    found = {}
+    for modality, numbers in clusters.items():
+        draws = torch.rand(numbers.shape, generator=generator).to(numbers.device)
+        targets = torch.stack([positives(*level) for level in zip(numbers, draws, strict=True)])
+        found[modality] = Neighbours(quantizer.of(modality).codebooks, targets)
+    return found
 
 
 @torch.no_grad()
@@ -272,14 +350,20 @@ def residual_kmeans(points: Tensor, *, levels: int, size: int, generator: torch.
     return torch.stack(codebooks)
 
 
-def _standardise(part: ModalityQuantizer, modality: str, vectors: Rows, *, present: Tensor) -> None:
-    """Set the centre and scale of part from those of vectors (N, D) that are present (N,).
+def _known(collaborative: Collaborative | None, *, items: int, width: int) -> Known:
+    """Return the collaborative vectors of all items, standardised as a modality's are: the weight has one meaning.
 
-    The items without the modality hold the mean: to the network they are 0.
+    A shift of them all would not change L_CF with inner products; their scale, which is that of another model, would.
     """
-    found = moments(vectors, modality, present=present)
-    part.centre.copy_(found.centre)
-    part.scale.copy_(found.deviation)
+    found = "none" if collaborative is None else f"vectors of shape {tuple(collaborative.vectors.shape)}"
+    if collaborative is None or collaborative.vectors.shape != (items, width):
+        raise DataError(
+            f"quant.lambda_cf: expected collaborative vectors of {items} items, {width} wide as quant.latent_dim says, "
+            f"to learn from where it is above 0, found {found}"
+        )
+    known = moments(collaborative.vectors, "collaborative", present=collaborative.present)
+    vectors = _moved(collaborative.vectors, collaborative.present.device)
+    return Known((vectors - known.centre.to(vectors)) / known.deviation.to(vectors), collaborative.present)
 
 
 def _require_fitting(vectors: Mapping[str, Rows], labels: Mapping[str, Tensor], architecture: Architecture) -> None:

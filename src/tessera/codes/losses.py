@@ -2,6 +2,10 @@
 
     L_ID = sum over modalities of (L_rq + L_recon) + lambda_con * sum over levels of L_con^l + lambda_align * L_align
 
+and the two regularisers of LETTER (arXiv 2405.07314), which are added modality by modality:
+
+    + lambda_cf * L_CF + lambda_diversity * sum over levels of L_Div^l
+
 Conventions, since the paper's weights are relative to them: as the paper writes it, a squared norm is the *sum* over
 features, and levels, modalities and directions are summed too; items are averaged. (The released code averages over
 features, which makes lambda_con and lambda_align weigh D times as much: measured, the contrast then wins over the
@@ -12,6 +16,7 @@ L_recon / D is the share of their variance that the codes do not explain.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -32,6 +37,9 @@ SHORTEST = 1e-3
 #: Stands for minus infinity: a row without any candidate would have gradients of nan.
 _LOWEST = -1e30
 
+#: Stands for the target of a code that has none.
+_NOBODY = -1
+
 #: Logits of InfoNCE that are there at one time: 4 MiB of floats, which a processor's cache holds.
 LOGITS = 2**20
 
@@ -46,6 +54,23 @@ class Objective:
     lambda_align: float
     temperature: float
     similarity: Similarity
+    lambda_cf: float
+    lambda_diversity: float
+    diversity_clusters: int
+
+
+class Known(NamedTuple):
+    """What a collaborative model knows of a batch."""
+
+    vectors: Tensor  # (B, d)
+    present: Tensor  # (B,) whether it knows the item
+
+
+class Neighbours(NamedTuple):
+    """The codes of a modality, and for each another one of its cluster; its own index where there is none."""
+
+    codebooks: Tensor  # (L, M, d)
+    targets: Tensor  # (L, M)
 
 
 class Losses(NamedTuple):
@@ -61,11 +86,14 @@ def identifier_loss(
     draws: Mapping[tuple[str, str], Tensor],
     *,
     objective: Objective,
+    known: Known | None = None,
+    neighbours: Mapping[str, Neighbours] = MappingProxyType({}),
 ) -> Losses:
     """Return L_ID of a batch whose items have the labels (B,) in each modality, ABSENT where they lack it.
 
     `draws` holds, for each ordered pair of modalities, uniform numbers (B,) in [0, 1) that choose the positives.
-    Terms of weight 0 are not computed; the sums `rq`, `recon`, `con` and `align` are always there.
+    Terms of weight 0 are not computed; the sums `rq`, `recon`, `con` and `align` are always there. L_CF and its sum
+    `cf` are there if something is `known`, L_Div and its sum `diversity` for the modalities that have `neighbours`.
     """
     rq = {m: quantization_loss(q.residuals, q.code_vectors, alpha=objective.alpha) for m, q in quantized.items()}
     recon = {m: reconstruction_loss(q.scaled, q.reconstruction) for m, q in quantized.items()}
@@ -77,6 +105,15 @@ def identifier_loss(
         for name, parts in (("rq", rq), ("recon", recon), ("con", con), ("align", align))
     }
     total = sums["rq"] + sums["recon"] + objective.lambda_con * sums["con"] + objective.lambda_align * sums["align"]
+    cf = _collaborative(quantized, labels, known, objective=objective)
+    diversity = _diversities(quantized, neighbours, objective=objective)
+    for name, weight, parts in (
+        ("cf", objective.lambda_cf, cf),
+        ("diversity", objective.lambda_diversity, diversity),
+    ):
+        if parts:
+            sums[name] = torch.stack([part.sum() for part in parts.values()]).sum()
+            total = total + weight * sums[name]
     terms = {
         "total": total,
         **sums,
@@ -89,6 +126,8 @@ def identifier_loss(
         },
         **{f"positives_{m}_by_{other}": share for (m, other), share in shares.items()},
         **{f"align_{one}_{other}": loss for (one, other), loss in align.items()},
+        **{f"cf_{m}": loss for m, loss in cf.items()},
+        **{f"diversity_{m}_{level}": loss for m, losses in diversity.items() for level, loss in enumerate(losses)},
     }
     return Losses(total, {name: term.detach() for name, term in terms.items()})
 
@@ -208,6 +247,41 @@ def alignment_loss(one: Tensor, other: Tensor, *, has_one: Tensor, has_other: Te
     return info_nce(*forth, targets, anchors=both) + info_nce(*back, targets, anchors=both)
 
 
+def collaborative_loss(summed: Tensor, known: Known, *, present: Tensor, objective: Objective) -> Tensor:
+    """Return L_CF (): InfoNCE from the summed codes (B, d) of an item to its collaborative vector.
+
+    LETTER, section "Collaborative regularization": anchors are the items that have the modality (`present`) and that
+    the collaborative model knows, candidates all that it knows. Published: one direction, inner products without a
+    temperature (here `similarity` and `temperature`, as of the other contrasts), a weight of 0.02, and vectors as wide
+    as the codes: 32, from SASRec or LightGCN.
+    """
+    factors = _factors(summed, known.vectors, candidates=known.present, objective=objective)
+    return info_nce(*factors, torch.arange(len(summed), device=summed.device), anchors=present & known.present)
+
+
+def diversity_loss(codes: Tensor, neighbours: Neighbours, *, objective: Objective) -> Tensor:
+    """Return L_Div (L,) of the codes (B, L) of a batch: InfoNCE from an item's code to another one of its cluster.
+
+    LETTER, section "Diversity regularization": the denominator runs over all codes of the level but the item's own;
+    codes that are much used so pull others near, which then take items from them. It moves codebooks only. A code that
+    is alone in its cluster has no part in it. Published: inner products without a temperature (as above), 10 clusters,
+    a weight of 0.0001. Here a code has one positive a step, the same for all items that have it.
+    """
+    levels, size, width = neighbours.codebooks.shape
+    everyone = torch.ones(size, dtype=torch.bool, device=codes.device)
+    rows, columns = _factors(neighbours.codebooks, neighbours.codebooks, candidates=everyone, objective=objective)
+    taken = codes.T  # (L, B)
+    logits = rows.gather(1, taken[..., None].expand(-1, -1, width + 1)) @ columns.mT  # (L, B, M)
+    targets = neighbours.targets.gather(1, taken)
+    losses = functional.cross_entropy(
+        logits.scatter(2, taken[..., None], _LOWEST).flatten(0, 1),
+        targets.masked_fill(targets == taken, _NOBODY).flatten(),
+        ignore_index=_NOBODY,
+        reduction="none",
+    ).view(levels, -1)
+    return losses.sum(1) / (targets != taken).sum(1).clamp(min=1)
+
+
 def _factors(anchors: Tensor, keys: Tensor, *, candidates: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     return narrow_factors(
         anchors, keys, candidates=candidates, similarity=objective.similarity, temperature=objective.temperature
@@ -256,3 +330,22 @@ def _alignments(
         )
         for one, other in combinations(quantized, 2)
     }
+
+
+def _collaborative(
+    quantized: Mapping[str, Quantized], labels: Mapping[str, Tensor], known: Known | None, *, objective: Objective
+) -> dict[str, Tensor]:
+    """Return L_CF of each modality."""
+    if known is None:
+        return {}
+    return {
+        modality: collaborative_loss(part.summed, known, present=labels[modality] != ABSENT, objective=objective)
+        for modality, part in quantized.items()
+    }
+
+
+def _diversities(
+    quantized: Mapping[str, Quantized], neighbours: Mapping[str, Neighbours], *, objective: Objective
+) -> dict[str, Tensor]:
+    """Return L_Div per level of each modality that has neighbours."""
+    return {m: diversity_loss(quantized[m].codes, near, objective=objective) for m, near in neighbours.items()}

@@ -8,7 +8,7 @@ Gradients: the codebooks learn from L_rq alone. The code that a residual loses i
 encoder through every residual; L_recon and L_align reach it straight through the summed codes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -21,6 +21,9 @@ from tessera.errors import CheckpointError
 from tessera.kmeans import nearest
 
 Method = Literal["rqvae", "rkmeans"]
+
+#: Chooses for each of some residuals (B, d) one of the codes (M, d) of a level, as its index (B,).
+Assignment = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,22 +82,24 @@ class ModalityQuantizer(nn.Module):
         latents: Tensor = self.encoder(self.scaled(vectors))
         return latents
 
-    def forward(self, vectors: Tensor) -> Quantized:
-        """Quantise vectors (B, D) and reconstruct them from their codes."""
+    def forward(self, vectors: Tensor, *, last: Assignment = nearest) -> Quantized:
+        """Quantise vectors (B, D), at the last level by the given assignment, and reconstruct them from their codes."""
         scaled = self.scaled(vectors)
         latents = self.encoder(scaled)  # (B, D) -> (B, d)
-        codes, residuals, code_vectors = self.quantise(latents)
+        codes, residuals, code_vectors = self.quantise(latents, last=last)
         summed = latents + (code_vectors.sum(0) - latents).detach()
         return Quantized(codes, residuals, code_vectors, summed, scaled, self.decoder(summed))
 
-    def quantise(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def quantise(self, latents: Tensor, *, last: Assignment = nearest) -> tuple[Tensor, Tensor, Tensor]:
         """Return the codes (B, L), residuals (L, B, d) and code vectors (L, B, d) of latents (B, d).
 
-        r_0 = z, c_l = the code nearest to r_l, r_{l+1} = r_l - e_{l, c_l} (MACRec; TIGER, section 3.1).
+        r_0 = z, c_l = the code nearest to r_l, r_{l+1} = r_l - e_{l, c_l} (MACRec; TIGER, section 3.1). At the last
+        level a training may choose codes in another way.
         """
         codes, residuals, code_vectors = [], [latents], []
-        for codebook in self.codebooks:
-            codes.append(nearest(residuals[-1].detach(), codebook.detach()))
+        for level, codebook in enumerate(self.codebooks, start=1):
+            assign = last if level == len(self.codebooks) else nearest
+            codes.append(assign(residuals[-1].detach(), codebook.detach()))
             code_vectors.append(functional.embedding(codes[-1], codebook))
             residuals.append(residuals[-1] - code_vectors[-1].detach())
         return torch.stack(codes, 1), torch.stack(residuals[:-1]), torch.stack(code_vectors)
@@ -122,9 +127,9 @@ class CrossModalQuantizer(nn.Module):
         assert isinstance(part, ModalityQuantizer)  # noqa: S101 - for the type checker
         return part
 
-    def forward(self, vectors: Mapping[str, Tensor]) -> dict[str, Quantized]:
+    def forward(self, vectors: Mapping[str, Tensor], *, last: Assignment = nearest) -> dict[str, Quantized]:
         """Quantise vectors (B, D) of every modality."""
-        return {modality: self.of(modality)(vectors[modality]) for modality in self.modalities}
+        return {modality: self.of(modality)(vectors[modality], last=last) for modality in self.modalities}
 
 
 def initialise_layers(quantizer: CrossModalQuantizer, *, generator: torch.Generator) -> None:

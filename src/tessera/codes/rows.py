@@ -26,6 +26,13 @@ class Rows(Protocol):
         ...
 
 
+class Collaborative(NamedTuple):
+    """What a collaborative model has learned of all items."""
+
+    vectors: Rows  # (N, C)
+    present: Tensor  # (N,) whether it has seen the item
+
+
 class Moments(NamedTuple):
     """Where vectors lie, and how far from there."""
 

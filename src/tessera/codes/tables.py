@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.codes.losses import ABSENT
-from tessera.codes.rows import Fused, Rows
+from tessera.codes.rows import Collaborative, Fused, Rows
 from tessera.errors import DataError
 from tessera.schemas import JOINT
 
@@ -62,6 +62,16 @@ def rows_of(items: pl.Series, table: pl.DataFrame | None, rows: Rows | None, *, 
             f"found {table.height}, the first of item {table['item'][0]}"
         )
     return rows
+
+
+def collaborative_vectors(table: pl.DataFrame, vectors: Vectors) -> Collaborative:
+    """Return what a table of item, vector and present says of the items of vectors; C = 0 where it is empty.
+
+    Raises DataError where the table is not of the same items in the same order.
+    """
+    rows = torch.from_numpy(table["vector"].to_numpy(writable=True))
+    present = torch.from_numpy(table["present"].to_numpy(writable=True))
+    return Collaborative(rows_of(pl.Series(vectors.items), table, rows, modality="collaborative"), present)
 
 
 def stack_labels(labels: pl.DataFrame, vectors: Vectors) -> dict[str, Tensor]:
