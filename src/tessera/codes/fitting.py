@@ -101,11 +101,7 @@ def fit(
     _require_fitting(vectors, labels, architecture)
     if architecture.method == "rkmeans":
         objective = replace(objective, lambda_con=0.0, lambda_align=0.0, lambda_cf=0.0, lambda_diversity=0.0)
-    known = None
-    if objective.lambda_cf > 0:
-        known = _known(
-            collaborative, items=vectors[next(iter(architecture.widths))].shape[0], width=architecture.latent_dim
-        )
+    known = _known(collaborative, vectors, architecture) if objective.lambda_cf > 0 else None
     quantizer = CrossModalQuantizer(architecture)
     initialise_layers(quantizer, generator=generator)
     for modality in quantizer.modalities:
@@ -350,11 +346,12 @@ def residual_kmeans(points: Tensor, *, levels: int, size: int, generator: torch.
     return torch.stack(codebooks)
 
 
-def _known(collaborative: Collaborative | None, *, items: int, width: int) -> Known:
+def _known(collaborative: Collaborative | None, vectors: Mapping[str, Rows], architecture: Architecture) -> Known:
     """Return the collaborative vectors of all items, standardised as a modality's are: the weight has one meaning.
 
     A shift of them all would not change L_CF with inner products; their scale, which is that of another model, would.
     """
+    items, width = vectors[next(iter(architecture.widths))].shape[0], architecture.latent_dim
     found = "none" if collaborative is None else f"vectors of shape {tuple(collaborative.vectors.shape)}"
     if collaborative is None or collaborative.vectors.shape != (items, width):
         raise DataError(

@@ -252,8 +252,9 @@ def collaborative_loss(summed: Tensor, known: Known, *, present: Tensor, objecti
 
     LETTER, section "Collaborative regularization": anchors are the items that have the modality (`present`) and that
     the collaborative model knows, candidates all that it knows. Published: one direction, inner products without a
-    temperature (here `similarity` and `temperature`, as of the other contrasts), a weight of 0.02, and vectors as wide
-    as the codes: 32, from SASRec or LightGCN.
+    temperature (here `similarity` and `temperature`, as of the other contrasts), a weight of 0.02 (0.01 in the released
+    code, beside a reconstruction that it averages over features), and vectors as wide as the codes: 32, from SASRec or
+    LightGCN.
     """
     factors = _factors(summed, known.vectors, candidates=known.present, objective=objective)
     return info_nce(*factors, torch.arange(len(summed), device=summed.device), anchors=present & known.present)
@@ -267,19 +268,22 @@ def diversity_loss(codes: Tensor, neighbours: Neighbours, *, objective: Objectiv
     is alone in its cluster has no part in it. Published: inner products without a temperature (as above), 10 clusters,
     a weight of 0.0001. Here a code has one positive a step, the same for all items that have it.
     """
-    levels, size, width = neighbours.codebooks.shape
-    everyone = torch.ones(size, dtype=torch.bool, device=codes.device)
-    rows, columns = _factors(neighbours.codebooks, neighbours.codebooks, candidates=everyone, objective=objective)
-    taken = codes.T  # (L, B)
-    logits = rows.gather(1, taken[..., None].expand(-1, -1, width + 1)) @ columns.mT  # (L, B, M)
-    targets = neighbours.targets.gather(1, taken)
+    everyone = torch.ones(neighbours.codebooks.shape[1], dtype=torch.bool, device=codes.device)
+    factors = _factors(neighbours.codebooks, neighbours.codebooks, candidates=everyone, objective=objective)
+    return torch.stack([_diversity(*level) for level in zip(codes.T, neighbours.targets, *factors, strict=True)])
+
+
+def _diversity(codes: Tensor, targets: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return L_Div () of one level: of codes (B,), given the target of each code (M,) and the factors (M, d + 1)."""
+    logits = functional.embedding(codes, rows) @ columns.T  # (B, M)
+    wanted = targets[codes]
     losses = functional.cross_entropy(
-        logits.scatter(2, taken[..., None], _LOWEST).flatten(0, 1),
-        targets.masked_fill(targets == taken, _NOBODY).flatten(),
+        logits.scatter(1, codes[:, None], _LOWEST),
+        wanted.masked_fill(wanted == codes, _NOBODY),
         ignore_index=_NOBODY,
-        reduction="none",
-    ).view(levels, -1)
-    return losses.sum(1) / (targets != taken).sum(1).clamp(min=1)
+        reduction="sum",
+    )
+    return losses / (wanted != codes).sum().clamp(min=1)
 
 
 def _factors(anchors: Tensor, keys: Tensor, *, candidates: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,8 @@ MACRec (arXiv 2511.15122, section "Cross-modal residual quantisation"); the resi
 RQ-VAE as TIGER uses it (arXiv 2305.05065, section 3.1). Residual k-means is the same object without a network: its
 encoder and decoder are the identity and its codes have the width of the vectors.
 
-Gradients: the codebooks learn from L_rq alone. The code that a residual loses is detached, so that L_con reaches the
-encoder through every residual; L_recon and L_align reach it straight through the summed codes.
+Gradients: the codebooks learn from L_rq and L_Div alone. The code that a residual loses is detached, so that L_con
+reaches the encoder through every residual; L_recon, L_align and L_CF reach it straight through the summed codes.
 """
 
 from collections.abc import Callable, Mapping
