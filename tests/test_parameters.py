@@ -84,6 +84,7 @@ KNOBS = {
     "t5.decoder_layers": Knob(2),
     "t5.dropout": Knob(0.0),
     "t5.initializer_factor": Knob(1.0),
+    "t5.loss": Knob("trie_softmax"),
     "t5.lambda_implicit": Knob(0.0),
     "t5.temperature": Knob(1.0),
     "t5.epochs": Knob(2),

@@ -198,6 +198,7 @@ class T5(Section):
     decoder_layers: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
     initializer_factor: Positive
+    loss: Literal["softmax", "trie_softmax"]
     lambda_implicit: NotNegative
     temperature: Positive
     epochs: PositiveInt

@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from tessera.recommender.batches import Rows, batches_by_length, cut_into_batches, rows_of
+from tessera.recommender.batches import (
+    Rows,
+    batches_by_length,
+    cut_into_batches,
+    rows_of,
+    samples_of,
+)
 
 LISTS = st.lists(st.lists(st.integers(2, 99), max_size=6), min_size=1, max_size=20)
 
@@ -65,3 +71,19 @@ def test_rows_on_a_gpu_are_padded_by_places_on_the_cpu(monkeypatch):
         rows = Rows(torch.zeros(9, dtype=torch.int32, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda"))
         with pytest.raises(DynamicOutputShapeException):
             rows.padded(torch.zeros(2, dtype=torch.int64))
+
+
+def test_samples_know_which_ids_their_tasks_tell(world):
+    here = world(users=5)
+    samples = samples_of(here.train)
+    assert samples.names == ("image", "text")
+    batch = samples.batch(torch.arange(len(samples.items)))
+    expected = [task.split()[-1] for task in here.train["task"]]
+    assert [samples.names[place] for place in batch.told.tolist()] == expected
+    assert batch.items.tolist() == here.train["item"].to_list()
+    assert [row[:3] for row in batch.target.tolist()] == [target[:3] for target in here.train["target"].to_list()]
+
+
+def test_no_samples_tell_nothing(world):
+    samples = samples_of(world(users=5).train.clear())
+    assert (samples.names, samples.told.tolist()) == ((), [])

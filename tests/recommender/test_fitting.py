@@ -1,19 +1,22 @@
 import math
 from itertools import count
 
+import polars as pl
 import pytest
 import torch
 from accelerate import Accelerator
 
 from tessera.checkpoints import CheckpointStore
-from tessera.errors import CheckpointError
+from tessera.errors import CheckpointError, DataError
 from tessera.recommender.batches import samples_of
 from tessera.recommender.fitting import Settings, fit, learning_rate
 from tessera.recommender.model import Sizes
 from tessera.recommender.ranking import Share
-from tessera.recommender.validation import hit_sums, validation_on
+from tessera.recommender.trie import build_trie
+from tessera.recommender.validation import hit_sums, loss_sums, validation_on
 
 SETTINGS = Settings(
+    loss="softmax",
     lambda_implicit=0.01,
     temperature=0.1,
     epochs=3,
@@ -62,10 +65,11 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_it_learns_the_circle(world, model):
+@pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
+def test_it_learns_the_circle(world, model, loss):
     """After a few epochs the three items that can follow stand on top: HR@10 of 27 items far above chance."""
     here = world(users=150, tasks=["history text -> text"])
-    fitted = trained(here, model, sizes=NO_DROPOUT._replace(d_model=32), epochs=12, lr=0.01, monitor="loss")
+    fitted = trained(here, model, sizes=NO_DROPOUT._replace(d_model=32), epochs=12, lr=0.01, monitor="loss", loss=loss)
     assert fitted.history[-1]["train_loss"] < 0.6 * fitted.history[0]["train_loss"]
     test = validation_on(here.test, here.tokens, here.vocabulary.tasks, users=150)
     hits, _, rows = hit_sums(fitted.model, test.rankings, Share(0, 1), batch_size=64).tolist()
@@ -80,14 +84,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(world, model)
     assert not same(first, trained(here, model, seed=1))
 
 
+@pytest.mark.parametrize("changes", [{}, {"loss": "trie_softmax"}])
 @pytest.mark.parametrize("die_after", [1, 2])
-def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path, die_after):
+def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path, die_after, changes):
     here, store = world(), CheckpointStore(tmp_path, "training")
     with pytest.raises(KilledError):
-        trained(here, model, store=store, die_after=die_after)
+        trained(here, model, store=store, die_after=die_after, **changes)
     assert len(store.load()["history"]) == die_after
-    resumed = trained(here, model, store=store)
-    uninterrupted = trained(here, model)
+    resumed = trained(here, model, store=store, **changes)
+    uninterrupted = trained(here, model, **changes)
     assert same(resumed, uninterrupted)
     assert resumed.history == uninterrupted.history
 
@@ -132,6 +137,7 @@ def test_small_batches_added_up_equal_one_large_batch(world, model):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("loss", "trie_softmax"),
         ("lambda_implicit", 1.0),
         ("temperature", 1.0),
         ("epochs", 2),
@@ -147,6 +153,23 @@ def test_small_batches_added_up_equal_one_large_batch(world, model):
 def test_every_setting_changes_the_weights(world, model, name, value):
     here = world(users=20)
     assert not same(trained(here, model, monitor="loss"), trained(here, model, monitor="loss", **{name: value}))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
+def test_what_is_looked_at_is_the_same_loss(world, model, loss):
+    here = world(users=20, tasks=["history text -> text"])
+    fitted = trained(here, model, loss=loss, epochs=1)
+    validation = validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20)
+    tries = [build_trie(here.tokens["text"])] if loss == "trie_softmax" else []
+    total, tokens = loss_sums(fitted.model, validation.samples, Share(0, 1), batch_size=64, tries=tries).tolist()
+    assert fitted.history[0]["valid_loss"] == total / tokens
+
+
+def test_a_trie_of_ids_that_are_not_there_is_an_error(world, model):
+    here = world(users=20)
+    unknown = here._replace(train=here.train.with_columns(task=pl.lit("history text -> video")))
+    with pytest.raises(DataError, match=r"expected tasks that tell IDs of \['image', 'text'\], found \['video'\]"):
+        trained(unknown, model, loss="trie_softmax")
 
 
 def test_the_monitor_says_what_is_measured_and_when(world, model):

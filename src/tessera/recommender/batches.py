@@ -7,7 +7,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from tessera.recommender.vocabulary import PAD
+from tessera.recommender.vocabulary import PAD, Task
 
 SORTED_TOGETHER = 50
 """Batches' worth of samples that are sorted by length at a time: enough to waste little, few enough to stay mixed."""
@@ -43,25 +43,52 @@ class Rows(NamedTuple):
         return table
 
 
+class Batch(NamedTuple):
+    """B samples, padded."""
+
+    source: Tensor  # (B, T)
+    target: Tensor  # (B, T')
+    items: Tensor  # (B,) the target items
+    told: Tensor  # (B,) place in the samples' names of what the target is an ID of
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same batch on device."""
+        return Batch(*(table.to(device) for table in self))
+
+
 class Samples(NamedTuple):
     """A corpus table as tensors; S samples."""
 
     source: Rows
     target: Rows
     items: Tensor  # (S,) the target items
+    told: Tensor  # (S,) place in names of what the target is an ID of
+    names: tuple[str, ...]  # what the tasks tell IDs of, sorted: a modality, or whatever else items have IDs of
 
     def to(self, device: torch.device) -> "Samples":
         """Return the same samples on device."""
         source, target = (Rows(rows.values.to(device), rows.offsets.to(device)) for rows in (self.source, self.target))
-        return Samples(source, target, self.items.to(device))
+        return Samples(source, target, self.items.to(device), self.told.to(device), self.names)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Return the samples rows (B,)."""
+        rows = rows.to(self.items.device)
+        return Batch(self.source.padded(rows), self.target.padded(rows), self.items[rows], self.told[rows])
 
 
 def samples_of(corpus: pl.DataFrame) -> Samples:
-    """Return the samples of a corpus table (columns source, target, item)."""
+    """Return the samples of a corpus table (columns task, item, source and target)."""
+    tasks = corpus["task"].unique().sort()
+    told = [Task.parse(task).target for task in tasks]
+    names = tuple(sorted(set(told)))
+    places = np.array([names.index(name) for name in told], dtype=np.int64)
+    task_of_each = corpus["task"].cast(pl.Enum(tasks)).to_physical().to_numpy()
     return Samples(
         rows_of(corpus["source"]),
         rows_of(corpus["target"]),
         torch.from_numpy(corpus["item"].to_numpy().astype(np.int64)),
+        torch.from_numpy(places[task_of_each]),
+        names,
     )
 
 

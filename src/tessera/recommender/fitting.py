@@ -5,9 +5,9 @@ that was killed and resumed ends with the same weights as one that was not.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from tessera.errors import CheckpointError, ParamsError
+from tessera.errors import CheckpointError, DataError, ParamsError
 from tessera.recommender.batches import Samples, cut_into_batches
 from tessera.recommender.losses import TrainingLosses
 from tessera.recommender.ranking import Share
+from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.validation import MONITOR_CUTOFF, Validation, hit_sums, loss_sums
 from tessera.recommender.vocabulary import PAD, Tokens
 
@@ -26,6 +27,7 @@ from tessera.recommender.vocabulary import PAD, Tokens
 class Settings(NamedTuple):
     """How to train; the parameters of section t5 that are not sizes of the model."""
 
+    loss: Literal["softmax", "trie_softmax"]
     lambda_implicit: float
     temperature: float
     epochs: int
@@ -85,12 +87,12 @@ def fit(
 ) -> Fitted:
     """Train model on train and return it with its best weights by settings.monitor.
 
-    ids maps a modality to the tokens (N, L) of all items, for L_implicit. on_epoch is told each epoch's row, those
-    before a resumed epoch too. progress wraps the steps of an epoch under a title. The last checkpoint of a store is
-    gone on from.
+    ids maps a modality to the tokens (N, L) of all items, for L_implicit and the tries of t5.loss. on_epoch is told
+    each epoch's row, those before a resumed epoch too. progress wraps the steps of an epoch under a title. The last
+    checkpoint of a store is gone on from.
 
-    Raises CheckpointError where the loss is no longer a number, and ParamsError where a batch has fewer samples than
-    there are processes.
+    Raises CheckpointError where the loss is no longer a number, ParamsError where a batch has fewer samples than there
+    are processes, and DataError where a trie is needed of IDs that are not among ids.
     """
     training = Training(model, train, validation, ids, settings=settings, accelerator=accelerator)
     state = _resumed(store, training) or State([], {}, -math.inf, best_epoch=0, looks_without_gain=0)
@@ -133,11 +135,15 @@ class Training:
                 f"t5.batch_size: expected at least one sample for each of {accelerator.num_processes} processes, "
                 f"found {settings.batch_size}"
             )
+        needed = ids if settings.loss == "trie_softmax" else {}
+        tries = {name: build_trie(tokens).to(accelerator.device) for name, tokens in needed.items()}
+        self.valid_tries = _chosen(tries, validation.samples.names)
         losses = TrainingLosses(
             model,
             {modality: torch.from_numpy(tokens).to(accelerator.device) for modality, tokens in ids.items()},
             lambda_implicit=settings.lambda_implicit,
             temperature=settings.temperature,
+            tries=_chosen(tries, train.names),
         )
         optimizer = torch.optim.AdamW(losses.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.model, self.validation, self.settings, self.accelerator = model, validation, settings, accelerator
@@ -216,25 +222,25 @@ class Training:
         tokens_in_all = sum(int(self.train.target.lengths[rows].sum()) for rows in batches)
         sums = torch.zeros(3, device=self.accelerator.device)
         for number, rows in enumerate(batches, start=1):
-            mine = rows[self.process :: self.processes]
-            source, target = self.train.source.padded(mine), self.train.target.padded(mine)
+            batch = self.train.batch(rows[self.process :: self.processes])
             with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.losses):
-                token_loss, implicit = self.losses(source, target, self.train.items[mine])
+                token_loss, implicit = self.losses(batch)
                 loss = token_loss * self.processes / tokens_in_all
                 self.accelerator.backward(loss + self.settings.lambda_implicit * implicit / len(batches))
-            sums += torch.stack([token_loss.detach(), (target != PAD).sum(), implicit.detach() / len(batches)])
+            sums += torch.stack([token_loss.detach(), (batch.target != PAD).sum(), implicit.detach() / len(batches)])
         return sums
 
     def _measured(self) -> dict[str, float]:
         """Return the validation loss and, where the monitor asks for a ranking, HR@10 and NDCG@10 over all rankings."""
         self.model.eval()
         share = Share(self.process, self.processes)
-        sums = loss_sums(self.model, self.validation.samples, share, batch_size=self.settings.batch_size)
+        samples, batch_size = self.validation.samples, self.settings.batch_size
+        sums = loss_sums(self.model, samples, share, batch_size=batch_size, tries=self.valid_tries)
         loss, tokens = self._over_processes(sums)
         row = {"valid_loss": loss / tokens}
         if self.settings.monitor == "loss":
             return row
-        sums = hit_sums(self.model, self.validation.rankings, share, batch_size=self.settings.batch_size)
+        sums = hit_sums(self.model, self.validation.rankings, share, batch_size=batch_size)
         hits, gains, users = self._over_processes(sums)
         return row | {f"valid_hr@{MONITOR_CUTOFF}": hits / users, f"valid_ndcg@{MONITOR_CUTOFF}": gains / users}
 
@@ -249,6 +255,15 @@ def _resumed(store: Store | None, training: Training) -> State | None:
         return None
     training.load_weights(checkpoint.pop("weights"), checkpoint.pop("optimizer"))
     return State(**checkpoint)
+
+
+def _chosen(tries: Mapping[str, Trie], names: Sequence[str]) -> tuple[Trie, ...]:
+    """Return the tries of names in their order, none where there are no tries at all."""
+    if not tries:
+        return ()
+    if unknown := set(names) - set(tries):
+        raise DataError(f"t5.loss: expected tasks that tell IDs of {sorted(tries)}, found {sorted(unknown)}")
+    return tuple(tries[name] for name in names)
 
 
 def _derived_seed(seed: int, *parts: int) -> int:
