@@ -130,6 +130,7 @@ def our_training(corpus: Samples, known: Vocabularies, *, batch_size: int) -> Tr
         corpus,
         Validation(corpus, ()),
         known.tokens,
+        vocabulary=known.vocabulary,
         settings=settings,
         accelerator=accelerator,
     )

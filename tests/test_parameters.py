@@ -145,6 +145,7 @@ ELSEWHERE = {
     "image.batch_size": "stages/test_embed_images.py::test_what_does_not_change_the_vectors_of_a_model",
     "ids.source": "stages/test_resolve_collisions.py::test_ids_are_matched_by_key_and_made_distinct",
     "ids.path": "stages/test_resolve_collisions.py::test_ids_are_matched_by_key_and_made_distinct",
+    "t5.modality_masking": "recommender/test_fitting.py::test_modality_masking_is_for_sources_of_several",
     "decode.batch_size": "stages/test_train_and_rank.py::test_users_decoded_together_change_nothing",
     "device": "test_runtime.py::test_each_process_has_a_gpu_of_its_own",
     "launcher": "test_processes.py::test_two_processes_train_and_rank_as_one_does",

@@ -199,6 +199,7 @@ class T5(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     initializer_factor: Positive
     loss: Literal["softmax", "trie_softmax"]
+    modality_masking: Share
     lambda_implicit: NotNegative
     temperature: Positive
     epochs: PositiveInt

@@ -17,6 +17,7 @@ from tessera.recommender.validation import hit_sums, loss_sums, validation_on
 
 SETTINGS = Settings(
     loss="softmax",
+    modality_masking=0.0,
     lambda_implicit=0.01,
     temperature=0.1,
     epochs=3,
@@ -53,6 +54,7 @@ def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **ch
         here.samples(),
         validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
         here.tokens,
+        vocabulary=here.vocabulary,
         settings=SETTINGS._replace(**changes),
         accelerator=Accelerator(cpu=True),
         store=store,
@@ -63,6 +65,21 @@ def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **ch
 def same(one, other):
     pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+TELLING_TEXT = ["history text -> text", "history image -> text"]
+
+
+def with_both_modalities_read(here):
+    """The world of TELLING_TEXT with both tasks' sources as one, the codes of text before those of image."""
+
+    def read(table):
+        text, image = (table.filter(task=task) for task in TELLING_TEXT)
+        image_codes = image["source"].list.slice(1)  # without the task's prefix
+        without_end = pl.col("source").list.head(pl.col("source").list.len() - 1)
+        return text.with_columns(source=pl.concat_list(without_end, image_codes).cast(pl.List(pl.UInt16)))
+
+    return here._replace(train=read(here.train), valid=read(here.valid), test=read(here.test))
 
 
 @pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
@@ -84,10 +101,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(world, model)
     assert not same(first, trained(here, model, seed=1))
 
 
-@pytest.mark.parametrize("changes", [{}, {"loss": "trie_softmax"}])
+@pytest.mark.parametrize("changes", [{}, {"loss": "trie_softmax", "modality_masking": 0.5}])
 @pytest.mark.parametrize("die_after", [1, 2])
 def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path, die_after, changes):
-    here, store = world(), CheckpointStore(tmp_path, "training")
+    here, store = with_both_modalities_read(world(tasks=TELLING_TEXT)), CheckpointStore(tmp_path, "training")
     with pytest.raises(KilledError):
         trained(here, model, store=store, die_after=die_after, **changes)
     assert len(store.load()["history"]) == die_after
@@ -155,12 +172,31 @@ def test_every_setting_changes_the_weights(world, model, name, value):
     assert not same(trained(here, model, monitor="loss"), trained(here, model, monitor="loss", **{name: value}))
 
 
+def test_modality_masking_is_for_sources_of_several(world, model):
+    here = world(users=20, tasks=TELLING_TEXT)
+    both = with_both_modalities_read(here)
+    for place, differs in ((here, False), (both, True)):
+        plain, masked = (trained(place, model, modality_masking=share) for share in (0.0, 0.5))
+        assert same(plain, masked) != differs
+    assert not same(masked, trained(both, model, modality_masking=0.5, seed=1))
+
+
+def test_what_is_masked_follows_from_the_epoch(world, model):
+    """With a rate at which nothing is learned two epochs differ by order and masks alone, and order is no loss."""
+    both = with_both_modalities_read(world(users=20, tasks=TELLING_TEXT))
+    common = {"sizes": NO_DROPOUT, "lr": 1e-30, "lambda_implicit": 0.0, "epochs": 2}
+    first, second = (row["train_loss"] for row in trained(both, model, modality_masking=0.5, **common).history)
+    assert not math.isclose(first, second, rel_tol=1e-6)
+    first, second = (row["train_loss"] for row in trained(both, model, **common).history)
+    assert math.isclose(first, second, rel_tol=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
-def test_what_is_looked_at_is_the_same_loss(world, model, loss):
-    here = world(users=20, tasks=["history text -> text"])
-    fitted = trained(here, model, loss=loss, epochs=1)
-    validation = validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20)
-    tries = [build_trie(here.tokens["text"])] if loss == "trie_softmax" else []
+def test_what_is_looked_at_is_the_same_loss_of_sources_that_are_whole(world, model, loss):
+    both = with_both_modalities_read(world(users=20, tasks=TELLING_TEXT))
+    fitted = trained(both, model, modality_masking=1.0, loss=loss, epochs=1)
+    validation = validation_on(both.valid, both.tokens, both.vocabulary.tasks, users=20)
+    tries = [build_trie(both.tokens["text"])] if loss == "trie_softmax" else []
     total, tokens = loss_sums(fitted.model, validation.samples, Share(0, 1), batch_size=64, tries=tries).tolist()
     assert fitted.history[0]["valid_loss"] == total / tokens
 

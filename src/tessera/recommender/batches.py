@@ -122,3 +122,22 @@ def batches_by_length(lengths: Tensor, *, batch_size: int) -> list[Tensor]:
     """Return batches of all rows, longest first: for inference, where order does not matter."""
     order = torch.argsort(lengths.cpu(), descending=True, stable=True)
     return [batch for batch in order.split(batch_size) if len(batch)]
+
+
+def hide_modalities(source: Tensor, modalities: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """Return source (B, T) with whole modalities of some samples turned into PAD, which no network looks at.
+
+    modalities (V,) tells which modality 0, 1, ... each token is a code of, -1 where of none: END and task prefixes
+    stay, and no token moves. MSCGRec (arXiv 2602.03713) masks whole modalities at random; with which probability, and
+    whether several at once, is not published. Here each modality of a sample is hidden where its draw from [0, 1) is
+    below share, but never the one with the highest draw: a sample keeps one at least, its only one always, and of k
+    modalities each is hidden with probability share - share^k / k. A share of 0 draws nothing.
+    """
+    if not share:
+        return source
+    owners = modalities[source]  # (B, T)
+    numbers = torch.arange(int(modalities.max()) + 1, device=source.device)
+    is_present = (owners[..., None] == numbers).any(dim=1)  # (B, K)
+    draws = torch.rand(is_present.shape, generator=generator, device=source.device).masked_fill_(~is_present, -1)
+    is_hidden = (draws < share).scatter_(1, draws.argmax(dim=1, keepdim=True), value=False)
+    return source.masked_fill((owners >= 0) & is_hidden.gather(1, owners.clamp(min=0)), PAD)

@@ -1,13 +1,13 @@
 """Train the T5: batches, steps, looks at the validation split, early stopping, and checkpoints to go on from.
 
-All randomness of an epoch (order of samples, dropout) follows from the seed, the epoch and the process, so a training
-that was killed and resumed ends with the same weights as one that was not.
+All randomness of an epoch (order of samples, dropout, hidden modalities) follows from the seed, the epoch and the
+process, so a training that was killed and resumed ends with the same weights as one that was not.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,18 +16,22 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from tessera.errors import CheckpointError, DataError, ParamsError
-from tessera.recommender.batches import Samples, cut_into_batches
+from tessera.recommender.batches import Batch, Samples, cut_into_batches, hide_modalities
 from tessera.recommender.losses import TrainingLosses
 from tessera.recommender.ranking import Share
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.validation import MONITOR_CUTOFF, Validation, hit_sums, loss_sums
-from tessera.recommender.vocabulary import PAD, Tokens
+from tessera.recommender.vocabulary import PAD, Tokens, Vocabulary
+
+#: Tells the seed of what is masked from that of dropout, which follows from the same epoch and process.
+MASKING: Final = 1
 
 
 class Settings(NamedTuple):
     """How to train; the parameters of section t5 that are not sizes of the model."""
 
     loss: Literal["softmax", "trie_softmax"]
+    modality_masking: float
     lambda_implicit: float
     temperature: float
     epochs: int
@@ -79,6 +83,7 @@ def fit(
     validation: Validation,
     ids: Mapping[str, Tokens],
     *,
+    vocabulary: Vocabulary,
     settings: Settings,
     accelerator: Accelerator,
     store: Store | None = None,
@@ -94,7 +99,9 @@ def fit(
     Raises CheckpointError where the loss is no longer a number, ParamsError where a batch has fewer samples than there
     are processes, and DataError where a trie is needed of IDs that are not among ids.
     """
-    training = Training(model, train, validation, ids, settings=settings, accelerator=accelerator)
+    training = Training(
+        model, train, validation, ids, vocabulary=vocabulary, settings=settings, accelerator=accelerator
+    )
     state = _resumed(store, training) or State([], {}, -math.inf, best_epoch=0, looks_without_gain=0)
     for row in state.history:
         on_epoch(row)
@@ -127,6 +134,7 @@ class Training:
         validation: Validation,
         ids: Mapping[str, Tokens],
         *,
+        vocabulary: Vocabulary,
         settings: Settings,
         accelerator: Accelerator,
     ) -> None:
@@ -149,6 +157,7 @@ class Training:
         self.model, self.validation, self.settings, self.accelerator = model, validation, settings, accelerator
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
         self.train = train.to(accelerator.device)
+        self.token_modalities = torch.from_numpy(vocabulary.token_modalities).to(accelerator.device)
         self.processes, self.process = accelerator.num_processes, accelerator.process_index
 
     def weights(self) -> dict[str, Any]:
@@ -175,11 +184,13 @@ class Training:
     def epoch(self, epoch: int, steps: list[list[Tensor]], told: Iterable[list[Tensor]]) -> dict[str, float]:
         """Go through steps, as told yields them; return the epoch's row of the history."""
         torch.manual_seed(_derived_seed(self.settings.seed, epoch, self.process))
+        masking = torch.Generator(self.accelerator.device)
+        masking.manual_seed(_derived_seed(self.settings.seed, epoch, self.process, MASKING))
         self.losses.train()
         sums = torch.zeros(3, device=self.accelerator.device)  # token losses, tokens, L_implicit
         for number, batches in enumerate(told, start=epoch * len(steps)):
             rate = self._set_rate(number, steps=self.settings.epochs * len(steps))
-            sums += self._add_gradients(batches)
+            sums += self._add_gradients(batches, masking)
             self.accelerator.clip_grad_norm_(self.losses.parameters(), self.settings.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -213,7 +224,7 @@ class Training:
             group["lr"] = rate
         return rate
 
-    def _add_gradients(self, batches: list[Tensor]) -> Tensor:
+    def _add_gradients(self, batches: list[Tensor], masking: torch.Generator) -> Tensor:
         """Add up the gradients of batches; return the sums of token losses, tokens and L_implicit of this process.
 
         The token losses are divided by the tokens of all batches and processes, so that one large batch and the same
@@ -222,13 +233,18 @@ class Training:
         tokens_in_all = sum(int(self.train.target.lengths[rows].sum()) for rows in batches)
         sums = torch.zeros(3, device=self.accelerator.device)
         for number, rows in enumerate(batches, start=1):
-            batch = self.train.batch(rows[self.process :: self.processes])
+            batch = self._masked(self.train.batch(rows[self.process :: self.processes]), masking)
             with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.losses):
                 token_loss, implicit = self.losses(batch)
                 loss = token_loss * self.processes / tokens_in_all
                 self.accelerator.backward(loss + self.settings.lambda_implicit * implicit / len(batches))
             sums += torch.stack([token_loss.detach(), (batch.target != PAD).sum(), implicit.detach() / len(batches)])
         return sums
+
+    def _masked(self, batch: Batch, generator: torch.Generator) -> Batch:
+        share = self.settings.modality_masking
+        source = hide_modalities(batch.source, self.token_modalities, share=share, generator=generator)
+        return batch._replace(source=source)
 
     def _measured(self) -> dict[str, float]:
         """Return the validation loss and, where the monitor asks for a ranking, HR@10 and NDCG@10 over all rankings."""
