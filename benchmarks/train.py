@@ -33,7 +33,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from tessera.recommender.batches import Samples, samples_of
 from tessera.recommender.corpus import samples
 from tessera.recommender.fitting import Settings, Training
-from tessera.recommender.losses import token_losses
+from tessera.recommender.losses import softmax_losses
 from tessera.recommender.validation import Validation
 from tessera.recommender.vocabulary import PAD
 from tessera.runtime import accelerator_on, keep_freed_memory
@@ -126,7 +126,13 @@ def our_training(corpus: Samples, known: Vocabularies, *, batch_size: int) -> Tr
     settings = Settings(**published | changes, seed=0)
     accelerator = accelerator_on("cpu", precision="fp32")
     return Training(
-        known.model(), corpus, Validation(corpus, ()), known.tokens, settings=settings, accelerator=accelerator
+        known.model(),
+        corpus,
+        Validation(corpus, ()),
+        known.tokens,
+        vocabulary=known.vocabulary,
+        settings=settings,
+        accelerator=accelerator,
     )
 
 
@@ -189,7 +195,7 @@ def loss_difference(corpus: Samples, known: Vocabularies, rows: Tensor) -> float
     """Return how far the two losses of the same batch and weights are apart; raise ValueError where they differ."""
     model = known.model().eval()
     source, target = corpus.source.padded(rows), corpus.target.padded(rows)
-    ours = float(token_losses(model, source, target)) / int((target != PAD).sum())
+    ours = float(softmax_losses(model, source, target)) / int((target != PAD).sum())
     labels = target.masked_fill(target == PAD, IGNORED)
     theirs = float(model(input_ids=source, attention_mask=source != PAD, labels=labels).loss)
     difference = abs(ours - theirs) / theirs

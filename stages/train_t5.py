@@ -50,6 +50,7 @@ def main(
             samples_of(read_table(train, CORPUS)),
             validation_on(read_table(valid, CORPUS), tokens, words.tasks, users=params.t5.monitor_users),
             tokens,
+            vocabulary=words,
             settings=Settings(**params.t5.model_dump(include=set(Settings._fields)), seed=params.seed),
             accelerator=accelerator,
             store=store,

@@ -222,6 +222,8 @@ class T5(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     initializer_factor: Positive
     positions: Literal["tokens", "items"]
+    loss: Literal["softmax", "trie_softmax"]
+    modality_masking: Share
     lambda_implicit: NotNegative
     temperature: Positive
     alignment_epochs: Annotated[int, Field(ge=0)]

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from tessera.recommender.batches import Rows, batches_by_length, cut_into_batches, rows_of
+from tessera.recommender.batches import (
+    Rows,
+    batches_by_length,
+    cut_into_batches,
+    hide_modalities,
+    rows_of,
+    samples_of,
+)
 
 LISTS = st.lists(st.lists(st.integers(2, 99), max_size=6), min_size=1, max_size=20)
 
@@ -65,3 +72,59 @@ def test_rows_on_a_gpu_are_padded_by_places_on_the_cpu(monkeypatch):
         rows = Rows(torch.zeros(9, dtype=torch.int32, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda"))
         with pytest.raises(DynamicOutputShapeException):
             rows.padded(torch.zeros(2, dtype=torch.int64))
+
+
+def test_samples_know_which_ids_their_tasks_tell(world):
+    here = world(users=5)
+    samples = samples_of(here.train)
+    assert samples.names == ("image", "text")
+    batch = samples.batch(torch.arange(len(samples.items)))
+    expected = [task.split()[-1] for task in here.train["task"]]
+    assert [samples.names[place] for place in batch.told.tolist()] == expected
+    assert batch.items.tolist() == here.train["item"].to_list()
+    assert [row[:3] for row in batch.target.tolist()] == [target[:3] for target in here.train["target"].to_list()]
+
+
+def test_no_samples_tell_nothing(world):
+    samples = samples_of(world(users=5).train.clear())
+    assert (samples.names, samples.told.tolist()) == ((), [])
+
+
+#: Tokens 0, 1 and 2 are no codes, 3 and 4 are of modality 0, 5 and 6 of modality 1, 7 of modality 2.
+MODALITIES = torch.tensor([-1, -1, -1, 0, 0, 1, 1, 2])
+SOURCES = st.lists(st.lists(st.integers(0, 7), min_size=6, max_size=6), min_size=1, max_size=20)
+
+
+def hidden(source, *, share, seed=0):
+    return hide_modalities(source, MODALITIES, share=share, generator=torch.Generator().manual_seed(seed))
+
+
+@given(SOURCES, st.floats(0, 1), st.integers(0, 9))
+def test_modalities_are_hidden_whole_and_never_all_of_them(sources, share, seed):
+    for before, after in zip(sources, hidden(torch.tensor(sources), share=share, seed=seed).tolist(), strict=True):
+        owners = [int(MODALITIES[token]) for token in before]
+        gone = {owner for owner, old, new in zip(owners, before, after, strict=True) if old != new}
+        assert after == [0 if owner in gone else token for owner, token in zip(owners, before, strict=True)]
+        assert -1 not in gone
+        assert not gone or gone < set(owners) - {-1}
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_as_many_are_hidden_as_asked(share, modalities):
+    """Of k modalities share - share^k / k: each that draws below share, but for one of k where all do."""
+    source = torch.tensor([3, 4, 5, 6, 7, 1][: 2 * modalities]).expand(20_000, -1)
+    after = hidden(source, share=share)
+    for token in (3, 5, 7)[:modalities]:
+        gone = (~(after == token).any(1)).float().mean()
+        assert abs(gone - (share - share**modalities / modalities)) < 0.015
+
+
+def test_a_share_of_nothing_draws_nothing():
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    source = torch.tensor([[3, 5, 1]])
+    assert hide_modalities(source, MODALITIES, share=0.0, generator=generator) is source
+    assert torch.equal(generator.get_state(), before)
+    hide_modalities(source, MODALITIES, share=0.1, generator=generator)
+    assert not torch.equal(generator.get_state(), before)

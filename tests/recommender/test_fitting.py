@@ -1,19 +1,23 @@
 import math
 from itertools import count
 
+import polars as pl
 import pytest
 import torch
 from accelerate import Accelerator
 
 from tessera.checkpoints import CheckpointStore
-from tessera.errors import CheckpointError
+from tessera.errors import CheckpointError, DataError
 from tessera.recommender.batches import samples_of
-from tessera.recommender.fitting import Settings, align, fit, learning_rate
+from tessera.recommender.fitting import Settings, Training, align, fit, learning_rate
 from tessera.recommender.model import Sizes
 from tessera.recommender.ranking import Share
-from tessera.recommender.validation import hit_sums, validation_on
+from tessera.recommender.trie import build_trie
+from tessera.recommender.validation import hit_sums, loss_sums, validation_on
 
 SETTINGS = Settings(
+    loss="softmax",
+    modality_masking=0.0,
     lambda_implicit=0.01,
     temperature=0.1,
     alignment_epochs=0,
@@ -51,6 +55,7 @@ def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **ch
         here.samples(),
         validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
         here.tokens,
+        vocabulary=here.vocabulary,
         settings=SETTINGS._replace(**changes),
         accelerator=Accelerator(cpu=True),
         store=store,
@@ -63,10 +68,26 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_it_learns_the_circle(world, model):
+TELLING_TEXT = ["history text -> text", "history image -> text"]
+
+
+def with_both_modalities_read(here):
+    """The world of TELLING_TEXT with both tasks' sources as one, the codes of text before those of image."""
+
+    def read(table):
+        text, image = (table.filter(task=task) for task in TELLING_TEXT)
+        image_codes = image["source"].list.slice(1)  # without the task's prefix
+        without_end = pl.col("source").list.head(pl.col("source").list.len() - 1)
+        return text.with_columns(source=pl.concat_list(without_end, image_codes).cast(pl.List(pl.UInt16)))
+
+    return here._replace(train=read(here.train), valid=read(here.valid), test=read(here.test))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
+def test_it_learns_the_circle(world, model, loss):
     """After a few epochs the three items that can follow stand on top: HR@10 of 27 items far above chance."""
     here = world(users=150, tasks=["history text -> text"])
-    fitted = trained(here, model, sizes=NO_DROPOUT._replace(d_model=32), epochs=12, lr=0.01, monitor="loss")
+    fitted = trained(here, model, sizes=NO_DROPOUT._replace(d_model=32), epochs=12, lr=0.01, monitor="loss", loss=loss)
     assert fitted.history[-1]["train_loss"] < 0.6 * fitted.history[0]["train_loss"]
     test = validation_on(here.test, here.tokens, here.vocabulary.tasks, users=150)
     hits, _, rows = hit_sums(fitted.model, test.rankings, Share(0, 1), batch_size=64).tolist()
@@ -81,14 +102,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(world, model)
     assert not same(first, trained(here, model, seed=1))
 
 
+@pytest.mark.parametrize("changes", [{}, {"loss": "trie_softmax", "modality_masking": 0.5}])
 @pytest.mark.parametrize("die_after", [1, 2])
-def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path, die_after):
-    here, store = world(), CheckpointStore(tmp_path, "training")
+def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path, die_after, changes):
+    here, store = with_both_modalities_read(world(tasks=TELLING_TEXT)), CheckpointStore(tmp_path, "training")
     with pytest.raises(KilledError):
-        trained(here, model, store=store, die_after=die_after)
+        trained(here, model, store=store, die_after=die_after, **changes)
     assert len(store.load()["history"]) == die_after
-    resumed = trained(here, model, store=store)
-    uninterrupted = trained(here, model)
+    resumed = trained(here, model, store=store, **changes)
+    uninterrupted = trained(here, model, **changes)
     assert same(resumed, uninterrupted)
     assert resumed.history == uninterrupted.history
 
@@ -176,6 +198,7 @@ def test_it_learns_joint_ids(world, model, positions):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("loss", "trie_softmax"),
         ("lambda_implicit", 1.0),
         ("alignment_epochs", 1),
         ("temperature", 1.0),
@@ -192,6 +215,50 @@ def test_it_learns_joint_ids(world, model, positions):
 def test_every_setting_changes_the_weights(world, model, name, value):
     here = world(users=20)
     assert not same(trained(here, model, monitor="loss"), trained(here, model, monitor="loss", **{name: value}))
+
+
+def test_modality_masking_is_for_sources_of_several(world, model):
+    here = world(users=20, tasks=TELLING_TEXT)
+    both = with_both_modalities_read(here)
+    for place, differs in ((here, False), (both, True)):
+        plain, masked = (trained(place, model, modality_masking=share) for share in (0.0, 0.5))
+        assert same(plain, masked) != differs
+    assert not same(masked, trained(both, model, modality_masking=0.5, seed=1))
+
+
+def test_what_is_masked_follows_from_the_epoch(world, model):
+    """The same steps at a rate at which nothing is learned: whatever differs was masked."""
+    both = with_both_modalities_read(world(users=20, tasks=TELLING_TEXT))
+    training = Training(
+        model(both, sizes=NO_DROPOUT),
+        both.samples(),
+        validation_on(both.valid, both.tokens, both.vocabulary.tasks, users=20),
+        both.tokens,
+        vocabulary=both.vocabulary,
+        settings=SETTINGS._replace(modality_masking=0.5, lr=1e-30),
+        accelerator=Accelerator(cpu=True),
+    )
+    steps = training.steps(0)
+    first, second, again = (training.epoch(epoch, steps, steps)["train_loss"] for epoch in (0, 1, 0))
+    assert first == again
+    assert not math.isclose(first, second, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
+def test_what_is_looked_at_is_the_same_loss_of_sources_that_are_whole(world, model, loss):
+    both = with_both_modalities_read(world(users=20, tasks=TELLING_TEXT))
+    fitted = trained(both, model, modality_masking=1.0, loss=loss, epochs=1)
+    validation = validation_on(both.valid, both.tokens, both.vocabulary.tasks, users=20)
+    tries = [build_trie(both.tokens["text"])] if loss == "trie_softmax" else []
+    total, tokens = loss_sums(fitted.model, validation.samples, Share(0, 1), batch_size=64, tries=tries).tolist()
+    assert fitted.history[0]["valid_loss"] == total / tokens
+
+
+def test_a_trie_of_ids_that_are_not_there_is_an_error(world, model):
+    here = world(users=20)
+    unknown = here._replace(train=here.train.with_columns(task=pl.lit("history text -> video")))
+    with pytest.raises(DataError, match=r"expected tasks that tell IDs of \['image', 'text'\], found \['video'\]"):
+        trained(unknown, model, loss="trie_softmax")
 
 
 def test_the_monitor_says_what_is_measured_and_when(world, model):

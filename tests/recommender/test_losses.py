@@ -1,27 +1,41 @@
 import math
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import nn
 
-from tessera.recommender.losses import TrainingLosses, implicit_alignment, symmetric_info_nce, token_losses
+from tessera.recommender.batches import Batch, Samples, samples_of
+from tessera.recommender.beam import beam_search
+from tessera.recommender.losses import (
+    TrainingLosses,
+    implicit_alignment,
+    softmax_losses,
+    symmetric_info_nce,
+    token_losses,
+    trie_losses,
+)
+from tessera.recommender.trie import build_trie, walk
+from tessera.recommender.vocabulary import END
+from tests.recommender.conftest import TINY
 
 
-def test_token_losses_are_the_models_own_loss_times_the_tokens(world, model):
+def test_softmax_losses_are_the_models_own_loss_times_the_tokens(world, model):
     here = world()
     network, samples = model(here).eval(), here.samples()
     rows = torch.arange(0, 300, 17)
     source, target = samples.source.padded(rows), samples.target.padded(rows)
     expected = network(input_ids=source, attention_mask=source != 0, labels=target).loss * target.numel()
-    assert torch.allclose(token_losses(network, source, target), expected, rtol=1e-5)
+    assert torch.allclose(softmax_losses(network, source, target), expected, rtol=1e-5)
 
 
 def test_padding_changes_no_loss(world, model):
     here = world()
     network, samples = model(here).eval(), here.samples()
     rows = torch.tensor([0, 200, 450])
-    together = token_losses(network, samples.source.padded(rows), samples.target.padded(rows))
-    alone = [token_losses(network, samples.source.padded(row[None]), samples.target.padded(row[None])) for row in rows]
+    together = token_losses(network, samples.batch(rows))
+    alone = [token_losses(network, samples.batch(row[None])) for row in rows]
     assert torch.allclose(together, torch.stack(alone).sum(), rtol=1e-5)
 
 
@@ -79,15 +93,114 @@ def test_training_losses_look_at_alignment_only_where_there_is_something_to_alig
     ids = dict(list(here.ids().items())[:modalities])
     losses = TrainingLosses(model(here), ids, lambda_implicit=weight, temperature=0.1)
     samples, rows = here.samples(), torch.arange(20)
-    _, implicit = losses(samples.source.padded(rows), samples.target.padded(rows), samples.items[rows])
+    _, implicit = losses(samples.batch(rows))
     assert (implicit.item() == 0) == is_zero
 
 
 def test_repeated_target_items_count_once(world, model):
     here = world()
     losses = TrainingLosses(model(here), here.ids(), lambda_implicit=1.0, temperature=0.1).eval()
-    samples, rows = here.samples(), torch.arange(5)
-    source, target = samples.source.padded(rows), samples.target.padded(rows)
-    once = losses(source, target, torch.tensor([1, 2, 3, 4, 5]))[1]
-    repeated = losses(source[[0, 1, 2, 3, 4, 0]], target[[0, 1, 2, 3, 4, 0]], torch.tensor([1, 2, 3, 4, 5, 1]))[1]
+    batch = here.samples().batch(torch.arange(5))._replace(items=torch.tensor([1, 2, 3, 4, 5]))
+    once = losses(batch)[1]
+    repeated = losses(Batch(*(table[[0, 1, 2, 3, 4, 0]] for table in batch)))[1]
     assert torch.allclose(once, repeated)
+
+
+def with_joined_ids(here) -> tuple[Samples, dict[str, np.ndarray]]:
+    """Samples that tell text, image, or the ID that is both, which begins like that of text; and the IDs of each."""
+    ids = here.tokens | {"joined": np.concatenate([here.tokens["text"], here.tokens["image"]], axis=1)}
+    text = here.train.filter(task="history text -> text")
+    ended = np.pad(ids["joined"][text["item"]], ((0, 0), (0, 1)), constant_values=END)
+    joined = text.with_columns(
+        task=pl.lit("history text -> joined"), target=pl.Series(ended.tolist(), dtype=pl.List(pl.UInt16))
+    )
+    return samples_of(pl.concat([here.train, joined])), ids
+
+
+def step_losses(network, source, item, tokens) -> list[float]:
+    """The loss of each token of an item's ID: a softmax over the tokens that some item has after the same prefix."""
+    following: dict[tuple[int, ...], set[int]] = {}
+    for path, _ in walk(build_trie(tokens)):
+        for place, token in enumerate(path):
+            following.setdefault(path[:place], set()).add(token)
+    path = tuple(tokens[item].tolist())
+    logits = network(input_ids=source[None], decoder_input_ids=torch.tensor([[0, *path[:-1]]])).logits[0]
+    return [
+        float(step[sorted(following[path[:place]])].logsumexp(0) - step[path[place]])
+        for place, step in enumerate(logits)
+    ]
+
+
+def test_trie_losses_equal_a_softmax_over_the_children_on_every_step(world, model):
+    """Tries of the first 1, 2, ... tokens give the sums of the first 1, 2, ... steps."""
+    here = world(items=20)  # the last two items' IDs alone begin with 2: a state with one child
+    network = model(here, sizes=TINY._replace(initializer_factor=3.0)).eval()
+    samples, ids = with_joined_ids(here)
+    assert samples.names == ("image", "joined", "text")
+    rows = torch.arange(0, len(samples.items), 29)
+    batch = samples.batch(rows)
+    assert set(batch.told.tolist()) == {0, 1, 2}
+    with torch.inference_mode():
+        steps = [
+            step_losses(
+                network, samples.source.take(row[None]).values.long(), item, ids[samples.names[samples.told[row]]]
+            )
+            for row, item in zip(rows, batch.items, strict=True)
+        ]
+        assert any(loss == 0 for losses in steps for loss in losses)
+        for depth in range(1, 7):
+            tries = [build_trie(ids[name][:, :depth]) for name in samples.names]
+            expected = torch.tensor([sum(losses[:depth]) for losses in steps])
+            assert torch.allclose(trie_losses(network, batch, tries), expected.sum(), rtol=1e-4)
+            alone = [trie_losses(network, samples.batch(row[None]), tries) for row in rows]
+            assert torch.allclose(torch.stack(alone), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_trie_losses_are_what_a_renormalised_beam_search_scores_by(world, model):
+    here = world(tasks=["history text -> text"])
+    network, samples, trie = model(here).eval(), here.samples(), build_trie(here.tokens["text"])
+    rows = torch.arange(5)
+    batch = samples.batch(rows)
+    found = beam_search(network, trie, batch.source, beams=27, renormalise=True)
+    scores = found.scores[found.items == batch.items[:, None]]
+    losses = torch.stack([trie_losses(network, samples.batch(row[None]), [trie]) for row in rows])
+    assert torch.allclose(losses, -3 * scores, rtol=1e-4)
+
+
+def test_tokens_without_a_sibling_cost_nothing(world, model):
+    here = world()
+    tokens = here.tokens["text"][[0, 9, 18]]  # unlike in their first token, alike in the others
+    target = torch.from_numpy(np.pad(tokens.astype(np.int64), ((0, 0), (0, 1)), constant_values=END))
+    batch = Batch(here.samples().batch(torch.arange(3)).source, target, torch.arange(3), torch.zeros(3))
+    network = model(here).eval()
+    whole = trie_losses(network, batch, [build_trie(tokens)])
+    assert torch.equal(whole, trie_losses(network, batch, [build_trie(tokens[:, :1])]))
+    assert whole > 0
+    assert not trie_losses(network, batch._replace(items=torch.zeros(3, dtype=torch.long)), [build_trie(tokens[:1])])
+
+
+def test_trie_losses_have_a_finite_gradient_in_bf16_too(world, model):
+    here = world(items=20)
+    samples, ids = with_joined_ids(here)
+    tries, batch = [build_trie(ids[name]) for name in samples.names], samples.batch(torch.arange(0, 900, 13))
+    losses = []
+    for enabled in (False, True):
+        network = model(here).eval()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(trie_losses(network, batch, tries))
+        losses[-1].backward()
+        gradients = [weights.grad for weights in network.parameters()]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert any(gradient.any() for gradient in gradients)
+    assert losses[0].dtype == losses[1].dtype == torch.float32
+    assert torch.allclose(*losses, rtol=0.01)
+
+
+def test_without_tries_the_loss_is_the_softmax_over_the_vocabulary(world, model):
+    here = world()
+    network, batch = model(here).eval(), here.samples().batch(torch.arange(0, 300, 17))
+    told, _ = TrainingLosses(network, here.ids(), lambda_implicit=0.0, temperature=0.1)(batch)
+    assert torch.equal(told, softmax_losses(network, batch.source, batch.target))
+    tries = [build_trie(here.tokens[name]) for name in here.samples().names]
+    constrained, _ = TrainingLosses(network, here.ids(), lambda_implicit=0.0, temperature=0.1, tries=tries)(batch)
+    assert constrained < told

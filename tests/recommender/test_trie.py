@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.errors import DataError
-from tessera.recommender.trie import build_trie, walk
+from tessera.recommender.trie import build_trie, children_of, path_of, walk
 
 
 def test_by_hand():
@@ -43,6 +43,28 @@ def test_children_of_a_state_are_ascending_and_width_is_the_most_that_one_has(id
         for start, count in zip(level.starts, counts, strict=False):
             children = level.tokens[start : start + count]
             assert torch.equal(children, children.unique())
+
+
+@given(IDS)
+def test_the_path_of_an_item_spells_its_id_and_ends_where_the_item_is(ids):
+    trie = build_trie(np.array(ids))
+    items = torch.arange(len(ids)).flip(0)
+    path = path_of(trie, items)
+    spelled = torch.stack([level.tokens[states] for level, states in zip(trie.levels, path, strict=True)], dim=1)
+    assert spelled.tolist() == [list(ids[item]) for item in items.tolist()]
+    for item, leaf in zip(items.tolist(), path[-1].tolist(), strict=True):
+        assert item in trie.items[trie.leaf_starts[leaf] : trie.leaf_starts[leaf + 1]]
+
+
+@given(IDS)
+def test_children_of_a_state_are_the_tokens_that_follow_its_prefix(ids):
+    trie = build_trie(np.array(ids))
+    for depth, level in enumerate(trie.levels):
+        prefixes = sorted({path[:depth] for path in ids})
+        children = children_of(level, torch.arange(len(prefixes)))
+        for prefix, tokens, legal in zip(prefixes, children.tokens, children.legal, strict=True):
+            following = sorted({path[depth] for path in ids if path[:depth] == prefix})
+            assert tokens[legal].tolist() == following
 
 
 def test_no_items_are_an_error():

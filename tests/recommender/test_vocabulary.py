@@ -22,6 +22,7 @@ def test_the_map_by_hand():
     assert words.prefix(Task("history", "text", "text")) == ()
     assert words.tokens("text", np.array([[0, 0], [2, 1]])).tolist() == [[4, 7], [6, 8]]
     assert words.tokens("image", np.array([[3]])).tolist() == [[12]]
+    assert words.token_modalities.tolist() == [-1] * 4 + [0] * 5 + [1] * 4
 
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3))

@@ -359,8 +359,8 @@ def _known(collaborative: Collaborative | None, vectors: Mapping[str, Rows], arc
             f"to learn from where it is above 0, found {found}"
         )
     known = moments(collaborative.vectors, "collaborative", present=collaborative.present)
-    vectors = _moved(collaborative.vectors, collaborative.present.device)
-    return Known((vectors - known.centre.to(vectors)) / known.deviation.to(vectors), collaborative.present)
+    moved = _moved(collaborative.vectors, collaborative.present.device)
+    return Known((moved - known.centre.to(moved)) / known.deviation.to(moved), collaborative.present)
 
 
 def _require_fitting(vectors: Mapping[str, Rows], labels: Mapping[str, Tensor], architecture: Architecture) -> None:

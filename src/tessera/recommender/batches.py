@@ -7,7 +7,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from tessera.recommender.vocabulary import PAD
+from tessera.recommender.vocabulary import PAD, Task
 
 SORTED_TOGETHER = 50
 """Batches' worth of samples that are sorted by length at a time: enough to waste little, few enough to stay mixed."""
@@ -43,25 +43,52 @@ class Rows(NamedTuple):
         return table
 
 
+class Batch(NamedTuple):
+    """B samples, padded."""
+
+    source: Tensor  # (B, T)
+    target: Tensor  # (B, T')
+    items: Tensor  # (B,) the target items
+    told: Tensor  # (B,) place in the samples' names of what the target is an ID of
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same batch on device."""
+        return Batch(*(table.to(device) for table in self))
+
+
 class Samples(NamedTuple):
     """A corpus table as tensors; S samples."""
 
     source: Rows
     target: Rows
     items: Tensor  # (S,) the target items
+    told: Tensor  # (S,) place in names of what the target is an ID of
+    names: tuple[str, ...]  # what the tasks tell IDs of, sorted: a modality, or whatever else items have IDs of
 
     def to(self, device: torch.device) -> "Samples":
         """Return the same samples on device."""
         source, target = (Rows(rows.values.to(device), rows.offsets.to(device)) for rows in (self.source, self.target))
-        return Samples(source, target, self.items.to(device))
+        return Samples(source, target, self.items.to(device), self.told.to(device), self.names)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Return the samples rows (B,)."""
+        rows = rows.to(self.items.device)
+        return Batch(self.source.padded(rows), self.target.padded(rows), self.items[rows], self.told[rows])
 
 
 def samples_of(corpus: pl.DataFrame) -> Samples:
-    """Return the samples of a corpus table (columns source, target, item)."""
+    """Return the samples of a corpus table (columns task, item, source and target)."""
+    tasks = corpus["task"].unique().sort()
+    told = [Task.parse(task).target for task in tasks]
+    names = tuple(sorted(set(told)))
+    places = np.array([names.index(name) for name in told], dtype=np.int64)
+    task_of_each = corpus["task"].cast(pl.Enum(tasks)).to_physical().to_numpy()
     return Samples(
         rows_of(corpus["source"]),
         rows_of(corpus["target"]),
         torch.from_numpy(corpus["item"].to_numpy().astype(np.int64)),
+        torch.from_numpy(places[task_of_each]),
+        names,
     )
 
 
@@ -95,3 +122,22 @@ def batches_by_length(lengths: Tensor, *, batch_size: int) -> list[Tensor]:
     """Return batches of all rows, longest first: for inference, where order does not matter."""
     order = torch.argsort(lengths.cpu(), descending=True, stable=True)
     return [batch for batch in order.split(batch_size) if len(batch)]
+
+
+def hide_modalities(source: Tensor, modalities: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """Return source (B, T) with whole modalities of some samples turned into PAD, which no network looks at.
+
+    modalities (V,) tells which modality 0, 1, ... each token is a code of, -1 where of none: END and task prefixes
+    stay, and no token moves. MSCGRec (arXiv 2602.03713) masks whole modalities at random; with which probability, and
+    whether several at once, is not published. Here each modality of a sample is hidden where its draw from [0, 1) is
+    below share, but never the one with the highest draw: a sample keeps one at least, its only one always, and of k
+    modalities each is hidden with probability share - share^k / k. A share of 0 draws nothing.
+    """
+    if not share:
+        return source
+    owners = modalities[source]  # (B, T)
+    numbers = torch.arange(int(modalities.max()) + 1, device=source.device)
+    is_present = (owners[..., None] == numbers).any(dim=1)  # (B, K)
+    draws = torch.rand(is_present.shape, generator=generator, device=source.device).masked_fill_(~is_present, -1)
+    is_hidden = (draws < share).scatter_(1, draws.argmax(dim=1, keepdim=True), value=False)
+    return source.masked_fill((owners >= 0) & is_hidden.gather(1, owners.clamp(min=0)), PAD)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
 from tessera.recommender.network import HIDDEN, Network, relative_bias
-from tessera.recommender.trie import Level, Trie
+from tessera.recommender.trie import Children, Level, Trie, children_of
 from tessera.recommender.vocabulary import PAD
 
 IMPOSSIBLE = float("-inf")
@@ -51,7 +51,7 @@ def beam_search(
     scores, nodes, tokens = _roots(source)
     unseen = None if seen is None else _Unseen(trie, seen)
     for depth, level in enumerate(trie.levels):
-        children = _children(level, nodes)
+        children = children_of(level, nodes)
         gains = _log_probabilities(network, decoder.step(tokens), level, children, renormalise=renormalise)
         candidates = scores[..., None] + gains  # (U, k) -> (U, k, W)
         if unseen is not None:
@@ -60,12 +60,6 @@ def beam_search(
         nodes, tokens = (table.flatten(1).gather(1, best) for table in (children.nodes, children.tokens))
         decoder.keep(best // level.width)
     return _items(trie, nodes, scores / len(trie.levels), beams=beams, seen=seen)
-
-
-class _Children(NamedTuple):
-    nodes: Tensor  # (U, k, W) states of the next level
-    tokens: Tensor  # (U, k, W)
-    legal: Tensor  # (U, k, W) False where a state has fewer than W children
 
 
 def _roots(source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,21 +76,23 @@ def _beams_of_steps(trie: Trie, beams: int) -> list[int]:
     return widths
 
 
-def _children(level: Level, nodes: Tensor) -> _Children:
-    children = level.starts[nodes][..., None] + torch.arange(level.width, device=nodes.device)
-    inside = children.clamp(max=len(level.tokens) - 1)
-    return _Children(inside, level.tokens[inside], children < level.starts[nodes + 1][..., None])
+def log_probabilities_among(network: Network, finished: Tensor, level: Level, children: Children) -> Tensor:
+    """Return log p(child | one of the children), (..., W), -inf where there is no such child.
+
+    finished (..., D) is what stands before the output layer at the states whose children they are.
+    """
+    outputs = network.output[level.first_token : level.last_token + 1]
+    logits = nn.functional.linear(finished, outputs)  # (..., M)
+    chosen = logits.gather(-1, children.tokens - level.first_token).masked_fill_(~children.legal, IMPOSSIBLE)
+    return chosen.log_softmax(dim=-1, dtype=torch.float32)
 
 
 def _log_probabilities(
-    network: Network, finished: Tensor, level: Level, children: _Children, *, renormalise: bool
+    network: Network, finished: Tensor, level: Level, children: Children, *, renormalise: bool
 ) -> Tensor:
     """Return log p(child | beam), (U, k, W), -inf where there is no such child."""
     if renormalise:
-        outputs = network.output[level.first_token : level.last_token + 1]
-        logits = nn.functional.linear(finished, outputs)  # (U, k, M)
-        chosen = logits.gather(2, children.tokens - level.first_token).masked_fill_(~children.legal, IMPOSSIBLE)
-        return chosen.log_softmax(dim=2)
+        return log_probabilities_among(network, finished, level, children)
     probabilities = network.logits(finished).log_softmax(dim=2)  # (U, k, V)
     return probabilities.gather(2, children.tokens).masked_fill_(~children.legal, IMPOSSIBLE)
 

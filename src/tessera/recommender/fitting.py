@@ -1,13 +1,13 @@
 """Train the T5: batches, steps, looks at the validation split, early stopping, and checkpoints to go on from.
 
-All randomness of an epoch (order of samples, dropout) follows from the seed, the epoch and the process, so a training
-that was killed and resumed ends with the same weights as one that was not.
+All randomness of an epoch (order of samples, dropout, hidden modalities) follows from the seed, the epoch and the
+process, so a training that was killed and resumed ends with the same weights as one that was not.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,18 +15,24 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from tessera.errors import CheckpointError, ParamsError
-from tessera.recommender.batches import Samples, cut_into_batches
+from tessera.errors import CheckpointError, DataError, ParamsError
+from tessera.recommender.batches import Batch, Samples, cut_into_batches, hide_modalities
 from tessera.recommender.losses import Alignment, TrainingLosses
 from tessera.recommender.ranking import Share
+from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.validation import MONITOR_CUTOFF, Validation, hit_sums, loss_sums
-from tessera.recommender.vocabulary import PAD, Tokens
+from tessera.recommender.vocabulary import PAD, Tokens, Vocabulary
 from tessera.schemas import JOINT
+
+#: Tells the seed of what is masked from that of dropout, which follows from the same epoch and process.
+MASKING: Final = 1
 
 
 class Settings(NamedTuple):
     """How to train; the parameters of section t5 that are not sizes of the model."""
 
+    loss: Literal["softmax", "trie_softmax"]
+    modality_masking: float
     lambda_implicit: float
     temperature: float
     alignment_epochs: int
@@ -81,6 +87,7 @@ def fit(
     validation: Validation,
     ids: Mapping[str, Tokens],
     *,
+    vocabulary: Vocabulary,
     settings: Settings,
     accelerator: Accelerator,
     store: Store | None = None,
@@ -89,15 +96,17 @@ def fit(
 ) -> Fitted:
     """Train model on train and return it with its best weights by settings.monitor.
 
-    ids maps a modality, and JOINT, to the tokens (N, L) of all items, for L_implicit. Where settings ask for epochs of
-    alignment, these come first, and the training on train starts from their weights. on_epoch is told each epoch's
-    row, those before a resumed epoch too. progress wraps the steps of an epoch under a title. The last checkpoint of a
-    store is gone on from.
+    ids maps a modality, and JOINT, to the tokens (N, L) of all items, for L_implicit and the tries of t5.loss. Where
+    settings ask for epochs of alignment, these come first, and the training on train starts from their weights.
+    on_epoch is told each epoch's row, those before a resumed epoch too. progress wraps the steps of an epoch under a
+    title. The last checkpoint of a store is gone on from.
 
-    Raises CheckpointError where the loss is no longer a number, and ParamsError where a batch has fewer samples than
-    there are processes.
+    Raises CheckpointError where the loss is no longer a number, ParamsError where a batch has fewer samples than there
+    are processes, and DataError where a trie is needed of IDs that are not among ids.
     """
-    training = Training(model, train, validation, ids, settings=settings, accelerator=accelerator)
+    training = Training(
+        model, train, validation, ids, vocabulary=vocabulary, settings=settings, accelerator=accelerator
+    )
     state = _resumed(store, training)
     if state is None:
         aligned = align(model, ids, settings=settings, accelerator=accelerator, progress=progress)
@@ -172,6 +181,7 @@ class Training:
         validation: Validation,
         ids: Mapping[str, Tokens],
         *,
+        vocabulary: Vocabulary,
         settings: Settings,
         accelerator: Accelerator,
     ) -> None:
@@ -180,16 +190,21 @@ class Training:
                 f"t5.batch_size: expected at least one sample for each of {accelerator.num_processes} processes, "
                 f"found {settings.batch_size}"
             )
+        needed = ids if settings.loss == "trie_softmax" else {}
+        tries = {name: build_trie(tokens).to(accelerator.device) for name, tokens in needed.items()}
+        self.valid_tries = _chosen(tries, validation.samples.names)
         losses = TrainingLosses(
             model,
             _own_ids(ids, accelerator.device),
             lambda_implicit=settings.lambda_implicit,
             temperature=settings.temperature,
+            tries=_chosen(tries, train.names),
         )
         optimizer = torch.optim.AdamW(losses.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.model, self.validation, self.settings, self.accelerator = model, validation, settings, accelerator
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
         self.train = train.to(accelerator.device)
+        self.token_modalities = torch.from_numpy(vocabulary.token_modalities).to(accelerator.device)
         self.processes, self.process = accelerator.num_processes, accelerator.process_index
 
     def weights(self) -> dict[str, Any]:
@@ -216,11 +231,13 @@ class Training:
     def epoch(self, epoch: int, steps: list[list[Tensor]], told: Iterable[list[Tensor]]) -> dict[str, float]:
         """Go through steps, as told yields them; return the epoch's row of the history."""
         torch.manual_seed(_derived_seed(self.settings.seed, epoch, self.process))
+        masking = torch.Generator(self.accelerator.device)
+        masking.manual_seed(_derived_seed(self.settings.seed, epoch, self.process, MASKING))
         self.losses.train()
         sums = torch.zeros(3, device=self.accelerator.device)  # token losses, tokens, L_implicit
         for number, batches in enumerate(told, start=epoch * len(steps)):
             rate = _set_rate(self.optimizer, number, steps=self.settings.epochs * len(steps), settings=self.settings)
-            sums += self._add_gradients(batches)
+            sums += self._add_gradients(batches, masking)
             _step(self.accelerator, self.optimizer, self.losses, settings=self.settings)
         token_loss, tokens, implicit = self.accelerator.reduce(sums, "sum").tolist()
         row = {
@@ -246,7 +263,7 @@ class Training:
         weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         return State(history, weights, value, best_epoch=len(history), looks_without_gain=0, alignment=state.alignment)
 
-    def _add_gradients(self, batches: list[Tensor]) -> Tensor:
+    def _add_gradients(self, batches: list[Tensor], masking: torch.Generator) -> Tensor:
         """Add up the gradients of batches; return the sums of token losses, tokens and L_implicit of this process.
 
         The token losses are divided by the tokens of all batches and processes, so that one large batch and the same
@@ -255,25 +272,30 @@ class Training:
         tokens_in_all = sum(int(self.train.target.lengths[rows].sum()) for rows in batches)
         sums = torch.zeros(3, device=self.accelerator.device)
         for number, rows in enumerate(batches, start=1):
-            mine = rows[self.process :: self.processes]
-            source, target = self.train.source.padded(mine), self.train.target.padded(mine)
+            batch = self._masked(self.train.batch(rows[self.process :: self.processes]), masking)
             with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.losses):
-                token_loss, implicit = self.losses(source, target, self.train.items[mine])
+                token_loss, implicit = self.losses(batch)
                 loss = token_loss * self.processes / tokens_in_all
                 self.accelerator.backward(loss + self.settings.lambda_implicit * implicit / len(batches))
-            sums += torch.stack([token_loss.detach(), (target != PAD).sum(), implicit.detach() / len(batches)])
+            sums += torch.stack([token_loss.detach(), (batch.target != PAD).sum(), implicit.detach() / len(batches)])
         return sums
+
+    def _masked(self, batch: Batch, generator: torch.Generator) -> Batch:
+        share = self.settings.modality_masking
+        source = hide_modalities(batch.source, self.token_modalities, share=share, generator=generator)
+        return batch._replace(source=source)
 
     def _measured(self) -> dict[str, float]:
         """Return the validation loss and, where the monitor asks for a ranking, HR@10 and NDCG@10 over all rankings."""
         self.model.eval()
         share = Share(self.process, self.processes)
-        sums = loss_sums(self.model, self.validation.samples, share, batch_size=self.settings.batch_size)
+        samples, batch_size = self.validation.samples, self.settings.batch_size
+        sums = loss_sums(self.model, samples, share, batch_size=batch_size, tries=self.valid_tries)
         loss, tokens = self._over_processes(sums)
         row = {"valid_loss": loss / tokens}
         if self.settings.monitor == "loss":
             return row
-        sums = hit_sums(self.model, self.validation.rankings, share, batch_size=self.settings.batch_size)
+        sums = hit_sums(self.model, self.validation.rankings, share, batch_size=batch_size)
         hits, gains, users = self._over_processes(sums)
         return row | {f"valid_hr@{MONITOR_CUTOFF}": hits / users, f"valid_ndcg@{MONITOR_CUTOFF}": gains / users}
 
@@ -309,6 +331,15 @@ def _resumed(store: Store | None, training: Training) -> State | None:
         return None
     training.load_weights(checkpoint.pop("weights"), checkpoint.pop("optimizer"))
     return State(**checkpoint)
+
+
+def _chosen(tries: Mapping[str, Trie], names: Sequence[str]) -> tuple[Trie, ...]:
+    """Return the tries of names in their order, none where there are no tries at all."""
+    if not tries:
+        return ()
+    if unknown := set(names) - set(tries):
+        raise DataError(f"t5.loss: expected tasks that tell IDs of {sorted(tries)}, found {sorted(unknown)}")
+    return tuple(tries[name] for name in names)
 
 
 def _derived_seed(seed: int, *parts: int) -> int:

@@ -1,17 +1,29 @@
 """What the T5 is trained to lower: cross-entropy on the tokens, and the implicit alignment of modalities."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
+from tessera.recommender.batches import Batch
+from tessera.recommender.beam import log_probabilities_among
 from tessera.recommender.network import Network
+from tessera.recommender.trie import Trie, children_of, path_of
 from tessera.recommender.vocabulary import PAD
 
 
-def token_losses(model: T5ForConditionalGeneration, source: Tensor, target: Tensor) -> Tensor:
+def token_losses(model: T5ForConditionalGeneration, batch: Batch, tries: Sequence[Trie] = ()) -> Tensor:
+    """Return the sum of -log p(token) over all target tokens of batch.
+
+    p is over the whole vocabulary, or, where there are tries, one for each of the samples' names, over the tokens that
+    are valid after those before: see trie_losses.
+    """
+    return trie_losses(model, batch, tries) if tries else softmax_losses(model, batch.source, batch.target)
+
+
+def softmax_losses(model: T5ForConditionalGeneration, source: Tensor, target: Tensor) -> Tensor:
     """Return the sum of -log p(token) over all target tokens; source (B, T) and target (B, T') are padded with PAD."""
     network = Network(model)
     decoder_input = nn.functional.pad(target[:, :-1], (1, 0), value=PAD)
@@ -19,6 +31,29 @@ def token_losses(model: T5ForConditionalGeneration, source: Tensor, target: Tens
     return nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), target.flatten(), ignore_index=PAD, reduction="sum"
     )
+
+
+def trie_losses(model: T5ForConditionalGeneration, batch: Batch, tries: Sequence[Trie]) -> Tensor:
+    """Return the sum of -log p(token) over all target tokens of batch, with p over the children in a trie alone.
+
+    "Constrained sequence learning" of MSCGRec (arXiv 2602.03713): the softmax at each step runs over the children of
+    the true prefix in the trie of valid IDs. tries[i] holds the IDs that targets with batch.told = i are among, of all
+    items; two tries may begin with the same tokens. A target's path is that of its item.
+
+    A token without a sibling costs nothing, nor does END, which comes after every ID and is not even decoded. Where a
+    sum is divided by the number of tokens these count all the same, as with the softmax over the whole vocabulary, so
+    that a learning rate means the same.
+    """
+    network = Network(model)
+    decoder_input = nn.functional.pad(batch.target[:, :-2], (1, 0), value=PAD)
+    finished = network.decode(decoder_input, network.encode(batch.source))
+    rows_of_each = [torch.nonzero(batch.told == place)[:, 0] for place in range(len(tries))]
+    losses = [
+        _path_losses(network, finished[rows], trie, batch.items[rows])
+        for trie, rows in zip(tries, rows_of_each, strict=True)
+        if len(rows)  # with none of a long ID, finished may end before it does
+    ]
+    return torch.stack(losses).sum()
 
 
 def implicit_alignment(
@@ -67,8 +102,8 @@ class Alignment(nn.Module):
 class TrainingLosses(nn.Module):
     """Both losses in one forward pass, so that several processes' gradients meet in one place.
 
-    ids maps the modalities to align to the tokens of all items, on the device where the model will be; with
-    lambda_implicit = 0 they are not looked at.
+    ids maps the modalities to align to the tokens of all items; with lambda_implicit = 0 they are not looked at. tries
+    are those of token_losses. Both are on the device where the model will be.
     """
 
     def __init__(
@@ -78,18 +113,30 @@ class TrainingLosses(nn.Module):
         *,
         lambda_implicit: float,
         temperature: float,
+        tries: Sequence[Trie] = (),
     ) -> None:
         super().__init__()
         self.model, self.lambda_implicit, self.temperature = model, lambda_implicit, temperature
         # No buffers, which processes would send each other at every step: all have the same IDs from the start.
+        self.tries = tuple(tries)
         self.ids = {modality: tokens.long() for modality, tokens in ids.items()}
 
-    def forward(self, source: Tensor, target: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed token losses of the batch, and L_implicit of its distinct target items (B,)."""
-        tokens = token_losses(self.model, source, target)
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the summed token losses of batch, and L_implicit of its distinct target items."""
+        tokens = token_losses(self.model, batch, self.tries)
         if not self.lambda_implicit or len(self.ids) == 1:
             return tokens, tokens.new_zeros(())
-        return tokens, implicit_alignment(self.model, self.ids, items.unique(), temperature=self.temperature)
+        return tokens, implicit_alignment(self.model, self.ids, batch.items.unique(), temperature=self.temperature)
+
+
+def _path_losses(network: Network, finished: Tensor, trie: Trie, items: Tensor) -> Tensor:
+    """Return the sum of -log p over the L steps to items (B,); finished (B, L or more, D) stands before each."""
+    losses, states = [], torch.zeros_like(items)
+    for depth, (level, reached) in enumerate(zip(trie.levels, path_of(trie, items), strict=True)):
+        among = log_probabilities_among(network, finished[:, depth], level, children_of(level, states))  # (B, W)
+        losses.append(-among.gather(1, (reached - level.starts[states])[:, None]).sum())
+        states = reached
+    return torch.stack(losses).sum()
 
 
 def _pooled(model: T5ForConditionalGeneration, tokens: Tensor) -> Tensor:

@@ -28,6 +28,14 @@ class Level(NamedTuple):
     width: int  # children of the state that has the most
 
 
+class Children(NamedTuple):
+    """The children of some states, each with room for as many as the level is wide, W."""
+
+    nodes: Tensor  # (..., W) states of the next level
+    tokens: Tensor  # (..., W)
+    legal: Tensor  # (..., W) False where a state has fewer than W children
+
+
 class Trie(NamedTuple):
     """Valid IDs; the leaves, children of the last level, hold items."""
 
@@ -91,6 +99,19 @@ def _starts(is_state: NDArray[np.bool_], is_child: NDArray[np.bool_]) -> Tensor:
     """Return where among the children each state's own begin, and the number of children after them."""
     children_before: NDArray[np.int64] = np.cumsum(is_child) - is_child
     return torch.from_numpy(np.append(children_before[is_state], is_child.sum()))
+
+
+def children_of(level: Level, states: Tensor) -> Children:
+    """Return the children of states (...), in the order of their tokens."""
+    children = level.starts[states][..., None] + torch.arange(level.width, device=states.device)
+    inside = children.clamp(max=len(level.tokens) - 1)
+    return Children(inside, level.tokens[inside], children < level.starts[states + 1][..., None])
+
+
+def path_of(trie: Trie, items: Tensor) -> list[Tensor]:
+    """Return the states (B,) that each of the L tokens of the IDs of items (B,) leads to, the leaves last."""
+    places = trie.places[items]
+    return [torch.searchsorted(level.spans, places, right=True) - 1 for level in trie.levels]
 
 
 def walk(trie: Trie) -> Iterator[tuple[tuple[int, ...], list[int]]]:

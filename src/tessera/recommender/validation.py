@@ -53,12 +53,17 @@ def validation_on(
 
 
 @torch.inference_mode()
-def loss_sums(model: T5ForConditionalGeneration, samples: Samples, share: Share, *, batch_size: int) -> Tensor:
-    """Return the sums (2,) of -log p over the target tokens of this share of samples, and of those tokens."""
+def loss_sums(
+    model: T5ForConditionalGeneration, samples: Samples, share: Share, *, batch_size: int, tries: Sequence[Trie] = ()
+) -> Tensor:
+    """Return the sums (2,) of -log p over the target tokens of this share of samples, and of those tokens.
+
+    tries, one for each of the samples' names, are those of token_losses.
+    """
     sums, mine = torch.zeros(2, device=model.device), share.of(len(samples.items))
     for rows in batches_by_length(samples.source.lengths[mine], batch_size=batch_size):
-        source, target = (table.padded(mine[rows]).to(model.device) for table in (samples.source, samples.target))
-        sums += torch.stack([token_losses(model, source, target), (target != PAD).sum()])
+        batch = samples.batch(mine[rows]).to(model.device)
+        sums += torch.stack([token_losses(model, batch, tries), (batch.target != PAD).sum()])
     return sums
 
 

@@ -114,6 +114,15 @@ class Vocabulary:
             token += sum(sizes)
         return offsets
 
+    @cached_property
+    def token_modalities(self) -> NDArray[np.int64]:
+        """The place in modalities of the one that each token is a code of, (V,), or -1 where it is no code."""
+        places = np.full(self.size, -1)
+        for place, (modality, sizes) in enumerate(self.codebook_sizes.items()):
+            first = self.offsets[modality][0]
+            places[first : first + sum(sizes)] = place
+        return places
+
     @property
     def size(self) -> int:
         """How many tokens there are, V."""
