@@ -6,7 +6,7 @@ that is missing, unknown or of the wrong type is an error that names it.
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -41,6 +41,9 @@ class Section(BaseModel):
     """A section of params.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class DemoDataset(Section):
@@ -299,18 +302,31 @@ def load_params(path: Path) -> Params:
 
     Raises ParamsError naming the key, what was expected and what was found.
     """
+    return load_section(path, Params)
+
+
+def load_section(path: Path, section: type[SectionType]) -> SectionType:
+    """Return the YAML file at path as a section; raise ParamsError as load_params does."""
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text())
+        return parsed_section(path.read_text(), section, source=path)
     except FileNotFoundError:
         raise ParamsError(f"{path}: expected a file, found nothing") from None
     except OSError as error:
         raise ParamsError(f"{path}: expected a file: {error.strerror}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: expected YAML: {error}") from error
+
+
+def parsed_section(text: str, section: type[SectionType], *, source: Path) -> SectionType:
+    """Return text, which is YAML 1.2 and came from source, as a section; raise ParamsError as load_params does."""
     try:
-        return Params.model_validate(document)
+        document = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ParamsError(f"{source}: expected YAML: {error}") from error
+    try:
+        return section.model_validate(document)
     except ValidationError as error:
-        raise ParamsError("\n".join(_explained(path, problem) for problem in error.errors())) from None
+        raise ParamsError("\n".join(_explained(source, problem) for problem in error.errors())) from None
 
 
 def _explained(path: Path, problem: ErrorDetails) -> str:
