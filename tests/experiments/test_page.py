@@ -63,12 +63,12 @@ def words(row):
 def test_the_html_page_shows_every_row_and_needs_nothing_else():
     page = html_page(results())
     heading, *rows = map(words, parsed(page).rows)
-    assert heading == ["row", "tiger", "against the best other", "time", "parameters", ""]
+    assert heading == ["row", "tiger", "against the best other", "time", "parameters"]
     assert rows == [
-        ["macrec", "0.1363 ± 0.0012 0.1300, +4.8%", "+0.0123 p = 0.004, tiger", "2:05 h", "1,234,567", ""],
-        ["tiger", "0.1240", "-0.0123 p = 1, macrec", "1:32 min", "", "2 of 3 seeds tiger"],
-        ["absent", "", "", "", "", "not run"],
-        ["known", "25.24", "", "", "", "published figures only"],
+        ["macrec", "0.1363 ± 0.0012 0.1300, +4.8%", "+0.0123 p = 0.004, tiger", "2:05 h", "1,234,567"],
+        ["tiger 2 of 3 seeds tiger", "0.1240", "-0.0123 p = 1, macrec", "1:32 min", ""],
+        ["absent not run", "", "", "", ""],
+        ["known published figures only", "25.24", "", "", ""],
     ]
     assert "default-src 'none'" in page
     assert not re.search(r"(src|href)=|url\(", page)

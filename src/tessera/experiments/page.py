@@ -77,10 +77,19 @@ def terminal_table(part: Part, results: Results) -> Table:
     for heading in (*results.measures, "against the best other", "time", "parameters"):
         table.add_column(escape(heading), justify="right")
     for line in part.lines:
-        name = f"{escape(line.row)}\n[dim]{escape(line.status)}[/]" if line.status else escape(line.row)
-        cells = [f"{_measured(cell)}\n[dim]{_published(cell)}[/]".rstrip() for cell in line.cells.values()]
-        table.add_row(name, *cells, escape(_rival(line)), _duration(line.seconds), _count(line.parameters))
+        cells = [_two_lines(_measured(cell), _published(cell)) for cell in line.cells.values()]
+        table.add_row(
+            _two_lines(line.row, line.status),
+            *cells,
+            escape(_rival(line)),
+            _duration(line.seconds),
+            _count(line.parameters),
+        )
     return table
+
+
+def _two_lines(first: str, second: str) -> str:
+    return f"{escape(first)}\n[dim]{escape(second)}[/]" if second else escape(first)
 
 
 def _render(template: str, results: Results) -> str:
@@ -104,8 +113,8 @@ def notes(results: Results) -> str:
         f"Mean and standard deviation over seeds; beside or below it what was published, and how far the mean is from "
         f"that. Against the best other row: the difference in {results.measures[0]}, and the p-value of a paired "
         f"permutation test over users ({results.flips:,} sign flips of gains averaged over seeds) after Holm's "
-        f"correction for all rows of the data set. Time is that of a run; what came from DVC's cache took none. "
-        f"Parameters are those of the T5. Commits that were run: {commits}."
+        f"correction for all pairs that are compared on the data set. Time is that of a run; what came from DVC's cache "
+        f"took none. Parameters are those of the T5. Commits that were run: {commits}."
     )
 
 

@@ -138,20 +138,23 @@ def find_rivals(
 ) -> dict[str, Rival]:
     """Return for each row the best other one, from user and mean gain of each; None where a row's are not known.
 
-    A row whose users are not those of its rival has none: the test is of users in pairs.
+    The two best rows are each other's rivals: one test. A row whose users are not those of its rival has none, for the
+    test is of users in pairs.
     """
     known = {row: table for row, table in gains.items() if table is not None}
     best_first = sorted(known, key=lambda row: -known[row]["gain"].to_numpy().mean())
-    tests = {}
-    for row, table in known.items():
-        other = next((each for each in best_first if each != row), None)
-        if other is not None and known[other]["user"].equals(table["user"]):
-            differences = (table["gain"] - known[other]["gain"]).to_numpy()
-            tests[row] = (other, differences.mean(), permutation_test(differences, flips=flips, generator=generator))
-    adjusted = holm([p_value for _, _, p_value in tests.values()])
+    others = {row: next((each for each in best_first if each != row), row) for row in known}
+    differences = {
+        row: (known[row]["gain"] - known[other]["gain"]).to_numpy()
+        for row, other in others.items()
+        if row != other and known[row]["user"].equals(known[other]["user"])
+    }
+    pairs = {frozenset((row, others[row])): difference for row, difference in differences.items()}
+    p_values = holm([permutation_test(each, flips=flips, generator=generator) for each in pairs.values()])
+    adjusted = dict(zip(pairs, p_values, strict=True))
     return {
-        row: Rival(other, float(gain), p_value)
-        for (row, (other, gain, _)), p_value in zip(tests.items(), adjusted, strict=True)
+        row: Rival(others[row], float(difference.mean()), adjusted[frozenset((row, others[row]))])
+        for row, difference in differences.items()
     }
 
 

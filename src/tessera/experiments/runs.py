@@ -101,8 +101,8 @@ def fingerprint(params: Params) -> str:
 
 
 def _reason(error: ParamsError) -> str:
-    """Return the first line of what was wrong, without Hydra's list of all that would have been right."""
-    return str(error.__cause__ or error).splitlines()[0]
+    """Return the first line of what was wrong, without where Hydra looked and what else it would have found there."""
+    return str(error.__cause__ or error).splitlines()[0].removeprefix("In 'config.yaml': ")
 
 
 def find_experiments() -> dict[str, Experiment]:
