@@ -10,6 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tessera.cli import commands
+from tessera.errors import SourceError
+from tessera.experiments.runs import find_experiments, fingerprint, git
+from tessera.params import Params, parsed_section
 from tests.pipeline_runs import ROOT
 
 #: Writes what the real stages do. User u of 12 finds his target at rank 1 if the system is tiger, else if u is even;
@@ -56,7 +59,7 @@ seeds: 2
 measures: {HR@10: evaluate.final.hr@10, nothing: evaluate.final.nothing}
 rows:
   good: {overrides: [system=tiger], published: {demo: {HR@10: 0.5}}}
-  poor: {overrides: [system=rkmeans]}
+  poor: {overrides: [system=rkmeans, t5.lr=1e-05, 'corpus.tasks=["history text -> text", "item image -> text"]']}
   the same: {overrides: [system=tiger]}
   to come: {overrides: [system=nowhere]}
   elsewhere: {overrides: null, published: {demo: {HR@10: 0.25}}}
@@ -173,6 +176,15 @@ def test_a_run_is_found_after_another_commit_and_a_new_seed_is_run(repository, t
     assert "2 of 4 seeds" in tessera("show", *mine, "4")[1]
 
 
+def test_a_run_has_the_parameters_that_its_name_says(repository, tessera):
+    tessera("run", "mine", "--seeds", "1")
+    found = find_experiments()
+    assert len(found) >= 2
+    for mark, experiment in found.items():
+        params = git("show", f"{experiment.commit}:params.yaml").decode()
+        assert fingerprint(parsed_section(params, Params, source=repository)) == mark
+
+
 def test_ranks_that_are_not_in_the_cache_leave_the_measures(repository, tessera):
     tessera("run", "mine", "--rows", "good", "--rows", "poor", "--seeds", "1")
     cache = repository / ".dvc/cache"
@@ -199,8 +211,6 @@ def test_a_run_that_fails_is_named_with_its_log_and_stops_no_other(repository, t
 
 
 def test_outside_a_repository_the_error_says_so(tmp_path, tessera, monkeypatch):
-    from tessera.errors import SourceError
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match="not a git repository"):
         tessera("run", "demo", "--tables", str(ROOT / "experiments"), "--conf", str(ROOT / "conf"))
