@@ -13,13 +13,14 @@ from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "conf" / "system").glob("*.yaml"))
 
-#: The stages that the systems share, those of the items; the others are run for each.
-SHARED = list(STAGES)[: list(STAGES).index("train_quantizer")]
+#: The stages that the systems share; the others are run for each.
+SHARED = list(STAGES)[: list(STAGES).index("embed_collaborative")]
 
 #: What a system's rankings are called.
 RANKED = {
     "tiger": {"text"},
     "letter": {"text"},
+    "mscgrec": {"collaborative"},
     "lcrec_ids": {"text"},
     "sasrec": {"sasrec"},
     "bert4rec": {"bert4rec"},

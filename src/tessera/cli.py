@@ -3,6 +3,7 @@
 tessera ids B0002D01KO: the semantic IDs of the item with this key.
 tessera ids text:12-7: the items whose text ID begins with the codes 12 and 7.
 tessera show: how good the recommendations are, and where the outputs lie.
+tessera experiments run demo: the runs of the table experiments/demo.yaml that are not there yet.
 """
 
 import difflib
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from tessera.artifacts import read_json, read_table
 from tessera.errors import DataError, TableError
+from tessera.experiments.commands import experiments
 from tessera.runtime import run
 from tessera.schemas import IDS, ITEMS
 
@@ -39,6 +41,7 @@ _PREFIX: Final = re.compile(r"([a-z][a-z0-9_]*):(\d+(?:-\d+)*)-?")
 
 out = Console(highlight=False, emoji=False)
 commands = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+commands.add_typer(experiments, name="experiments")
 
 
 class Prefix(NamedTuple):

@@ -1,7 +1,7 @@
 """Every error a user of tessera can see.
 
 TesseraError
-  ParamsError      params.yaml has a key nobody reads, lacks one, or holds a value that does not fit
+  ParamsError      params.yaml or a table of experiments has a key nobody reads, lacks one, or a value does not fit
   SourceError      a source outside the project is missing, unreadable, or too dirty to use
   TableError       a file that a stage reads or writes is missing or not as its schema says
   DataError        the data cannot carry what was asked of them (nothing left, too few items, no free ID)
@@ -14,7 +14,7 @@ class TesseraError(Exception):
 
 
 class ParamsError(TesseraError):
-    """params.yaml and the code that reads it disagree."""
+    """params.yaml, or a table of experiments, and the code that reads it disagree."""
 
 
 class SourceError(TesseraError):

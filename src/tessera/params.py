@@ -6,7 +6,7 @@ that is missing, unknown or of the wrong type is an error that names it.
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -42,6 +42,9 @@ class Section(BaseModel):
     """A section of params.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class DemoDataset(Section):
@@ -363,6 +366,8 @@ class Params(Section):
         """Return what is needed beside some other value: its key, whether it is needed here, and what it is."""
         text = self.text.encoder if "text" in self.modalities else None
         image = self.image.encoder if "image" in self.modalities else None
+        takers = "collaborative" in self.modalities or self.quant.lambda_cf > 0
+        sequence = None if self.sequence.encoder == "none" else self.sequence.encoder
         path = self.dataset.path if isinstance(self.dataset, FolderDataset) else None
         return [
             ("dataset.path, the folder", self.dataset.format == "folder", path),
@@ -370,6 +375,7 @@ class Params(Section):
             ("text.model, as text.encoder is transformers", text == "transformers", self.text.model),
             ("image.path, as image.encoder is precomputed", image == "precomputed", self.image.path),
             ("image.model, as image.encoder is open_clip", image == "open_clip", self.image.model),
+            ("sequence.encoder, as there are to be collaborative vectors", takers, sequence),
             ("ids.path, as ids.source is file", self.ids.source == "file", self.ids.path),
         ]
 
@@ -386,18 +392,31 @@ def load_params(path: Path) -> Params:
 
     Raises ParamsError naming the key, what was expected and what was found.
     """
+    return load_section(path, Params)
+
+
+def load_section(path: Path, section: type[SectionType]) -> SectionType:
+    """Return the YAML file at path as a section; raise ParamsError as load_params does."""
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text())
+        return parsed_section(path.read_text(), section, source=path)
     except FileNotFoundError:
         raise ParamsError(f"{path}: expected a file, found nothing") from None
     except OSError as error:
         raise ParamsError(f"{path}: expected a file: {error.strerror}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: expected YAML: {error}") from error
+
+
+def parsed_section(text: str, section: type[SectionType], *, source: Path) -> SectionType:
+    """Return text, which is YAML 1.2 and came from source, as a section; raise ParamsError as load_params does."""
     try:
-        return Params.model_validate(document)
+        document = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ParamsError(f"{source}: expected YAML: {error}") from error
+    try:
+        return section.model_validate(document)
     except ValidationError as error:
-        raise ParamsError("\n".join(_explained(path, problem) for problem in error.errors())) from None
+        raise ParamsError("\n".join(_explained(source, problem) for problem in error.errors())) from None
 
 
 def _explained(path: Path, problem: ErrorDetails) -> str:

@@ -1,0 +1,266 @@
+"""What the runs of a table measured, read from git and DVC's cache without a change to the working tree.
+
+What a run measured is in the commit of its experiment (metrics/*.json, and dvc.lock, which names the file of the ranks
+in the cache). Where the ranks are not in the cache, the row has its measures but no test.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from tessera.artifacts import read_table
+from tessera.errors import SourceError
+from tessera.experiments.runs import Experiment, Plan, Refusal, git
+from tessera.experiments.statistics import Floats, holm, permutation_test
+from tessera.experiments.tables import Table
+from tessera.schemas import PER_USER
+
+#: What each user gains by the rank of his target (N,), for each measure that is a mean of such gains: `hr@10`.
+Gains = Mapping[str, Callable[[Floats], Floats]]
+
+NOT_RUN: Final = "not run"
+PUBLISHED_ONLY: Final = "published figures only"
+
+#: The ranking that the others of metrics/evaluate.json are in contest for: a second name of one of them.
+FINAL: Final = "final"
+
+PER_USER_FILE: Final = "data/evaluate/per_user.parquet"
+_LOCKED: Final = re.compile(rf"path: {re.escape(PER_USER_FILE)}\n +hash: md5\n +md5: '?([0-9a-f]{{32}})")
+
+
+class Cell(NamedTuple):
+    """A measure of a row: over the seeds that were run, and as published."""
+
+    mean: float | None
+    deviation: float | None  # of a sample; None for one seed
+    published: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """How far the mean is from what was published, as a share of that."""
+        return self.mean / self.published - 1 if self.mean is not None and self.published else None
+
+
+class Rival(NamedTuple):
+    """The best other row by the first measure, how much better than it a row is, and how likely by chance alone."""
+
+    row: str
+    gain: float
+    p_value: float  # adjusted for all the tests of the data set
+
+
+class Line(NamedTuple):
+    """A row on a data set."""
+
+    row: str
+    status: str  # empty where every seed was run
+    seeds: int  # that were run
+    cells: dict[str, Cell]
+    rival: Rival | None
+    seconds: float | None  # mean of a run
+    parameters: int | None  # of the T5
+
+
+class Part(NamedTuple):
+    """All rows on a data set."""
+
+    dataset: str
+    lines: list[Line]
+
+
+class Results(NamedTuple):
+    """All that a table shows."""
+
+    title: str
+    measures: list[str]
+    seeds: int
+    flips: int
+    parts: list[Part]
+    baselines: list[str]  # commits
+
+
+class _Measured(NamedTuple):
+    """What one run measured."""
+
+    values: dict[str, float]
+    gains: pl.DataFrame | None  # user, gain by the first measure
+    seconds: int | None
+    parameters: int | None
+
+
+def collect(
+    table: Table,
+    plans: Sequence[Plan],
+    refusals: Sequence[Refusal],
+    *,
+    experiments: Mapping[str, Experiment],
+    cache: Path,
+    gains: Gains,
+    flips: int,
+    generator: np.random.Generator,
+) -> Results:
+    """Return what the experiments, by fingerprint, say of the planned runs of a table.
+
+    plans and refusals are all of the table's. cache is the folder of DVC's cache. flips are those of each test.
+    """
+    there = [plan for plan in plans if plan.fingerprint in experiments]
+    measured = {
+        plan: _read_run(experiments[plan.fingerprint], measures=table.measures, cache=cache, gains=gains)
+        for plan in there
+    }
+    parts = []
+    for dataset in table.datasets:
+        reasons = {refusal.row: refusal.reason for refusal in refusals if refusal.dataset == dataset}
+        runs = {
+            row: [run for plan, run in measured.items() if (plan.row, plan.dataset) == (row, dataset)]
+            for row in table.rows
+        }
+        rivals = find_rivals(
+            {row: _mean_gains([run.gains for run in of_row]) for row, of_row in runs.items()},
+            flips=flips,
+            generator=generator,
+        )
+        lines = [
+            _line(table, dataset, row, runs[row], reason=reasons.get(row), rival=rivals.get(row)) for row in table.rows
+        ]
+        parts.append(Part(dataset, lines))
+    baselines = sorted({experiments[plan.fingerprint].baseline for plan in there})
+    return Results(table.title, list(table.measures), table.seeds, flips, parts, baselines)
+
+
+def find_rivals(
+    gains: Mapping[str, pl.DataFrame | None], *, flips: int, generator: np.random.Generator
+) -> dict[str, Rival]:
+    """Return for each row the best other one, from user and mean gain of each; None where a row's are not known.
+
+    The two best rows are each other's rivals: one test. A row whose users are not those of its rival has none, for the
+    test is of users in pairs.
+    """
+    known = {row: table for row, table in gains.items() if table is not None}
+    best_first = sorted(known, key=lambda row: -known[row]["gain"].to_numpy().mean())
+    others = {row: next((each for each in best_first if each != row), row) for row in known}
+    differences = {
+        row: (known[row]["gain"] - known[other]["gain"]).to_numpy()
+        for row, other in others.items()
+        if row != other and known[row]["user"].equals(known[other]["user"])
+    }
+    pairs = {frozenset((row, others[row])): difference for row, difference in differences.items()}
+    p_values = holm([permutation_test(each, flips=flips, generator=generator) for each in pairs.values()])
+    adjusted = dict(zip(pairs, p_values, strict=True))
+    return {
+        row: Rival(others[row], float(difference.mean()), adjusted[frozenset((row, others[row]))])
+        for row, difference in differences.items()
+    }
+
+
+def _line(
+    table: Table,
+    dataset: str,
+    row: str,
+    runs: Sequence[_Measured],
+    *,
+    reason: str | None,
+    rival: Rival | None,
+) -> Line:
+    published = table.rows[row].published.get(dataset, {})
+    cells = {name: _cell([run.values.get(name) for run in runs], published.get(name)) for name in table.measures}
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    parameters = {run.parameters for run in runs}
+    if table.rows[row].overrides is None:
+        status = PUBLISHED_ONLY
+    elif reason is not None:
+        status = f"cannot be composed: {reason}"
+    else:
+        status = NOT_RUN if not runs else f"{len(runs)} of {table.seeds} seeds" if len(runs) < table.seeds else ""
+    return Line(
+        row=row,
+        status=status,
+        seeds=len(runs),
+        cells=cells,
+        rival=rival,
+        seconds=float(np.mean(seconds)) if seconds else None,
+        parameters=parameters.pop() if len(parameters) == 1 else None,
+    )
+
+
+def _cell(values: Sequence[float | None], published: float | None) -> Cell:
+    known = [value for value in values if value is not None]
+    mean = float(np.mean(known)) if known else None
+    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return Cell(mean, deviation, published)
+
+
+def _mean_gains(of_seeds: Sequence[pl.DataFrame | None]) -> pl.DataFrame | None:
+    """Return user and gain, averaged over seeds and sorted by user; None where a seed's are not known."""
+    known = [table for table in of_seeds if table is not None]
+    if not known or len(known) < len(of_seeds):
+        return None
+    return pl.concat(known).group_by("user").agg(pl.col("gain").mean()).sort("user")
+
+
+def _read_run(experiment: Experiment, *, measures: Mapping[str, str], cache: Path, gains: Gains) -> _Measured:
+    documents = {
+        stage: _metrics(experiment, stage)
+        for stage in {"evaluate", "train_t5", *(path.partition(".")[0] for path in measures.values())}
+    }
+    found = {name: _value(documents, path) for name, path in measures.items()}
+    parameters = _value(documents, "train_t5.parameters")
+    return _Measured(
+        values={name: value for name, value in found.items() if value is not None},
+        gains=_gains(experiment, documents["evaluate"], next(iter(measures.values())), cache=cache, gains=gains),
+        seconds=experiment.ended - experiment.started if experiment.started is not None else None,
+        parameters=None if parameters is None else int(parameters),
+    )
+
+
+def _metrics(experiment: Experiment, stage: str) -> Any:
+    """Return metrics/STAGE.json of an experiment, or an empty document where it has none."""
+    text = _file_of(experiment, f"metrics/{stage}.json")
+    return json.loads(text) if text is not None else {}
+
+
+def _file_of(experiment: Experiment, path: str) -> str | None:
+    try:
+        return git("show", f"{experiment.commit}:{path}").decode()
+    except SourceError:
+        return None
+
+
+def _value(documents: Mapping[str, Any], path: str) -> float | None:
+    """Return the number at a dotted path, `evaluate.final.hr@10`, or None where there is none."""
+    value: Any = documents
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _gains(
+    experiment: Experiment, measured: Mapping[str, Any], path: str, *, cache: Path, gains: Gains
+) -> pl.DataFrame | None:
+    """Return user and gain of the test split by the measure at path; None where it is no mean of gains over users."""
+    stage, ranking, *deeper = path.split(".")
+    if stage != "evaluate" or len(deeper) != 1 or deeper[0] not in gains:
+        return None
+    if ranking == FINAL:
+        ranking = next((name for name in measured if name != FINAL and measured[name] == measured.get(FINAL)), FINAL)
+    file = _cached(experiment, cache)
+    if file is None:
+        return None
+    rows = read_table(file, PER_USER, columns=["split", "user", "ranking", "rank"])
+    rows = rows.filter(split="test", ranking=ranking).sort("user")
+    ranks = rows["rank"].cast(pl.Float64).fill_null(np.inf).to_numpy()
+    return pl.DataFrame({"user": rows["user"], "gain": gains[deeper[0]](ranks)}) if rows.height else None
+
+
+def _cached(experiment: Experiment, cache: Path) -> Path | None:
+    """Return where DVC's cache has the per-user ranks of an experiment, or None where it has not."""
+    match = _LOCKED.search(_file_of(experiment, "dvc.lock") or "")
+    if match is None:
+        return None
+    file = cache / "files" / "md5" / match[1][:2] / match[1][2:]
+    return file if file.is_file() else None

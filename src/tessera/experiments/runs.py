@@ -1,0 +1,162 @@
+"""Which runs a table asks for, which of them are there, and how the others are run.
+
+A run is a DVC experiment. Its name ends in a fingerprint of its parameters, by which it is found again: by every table
+that asks for the same parameters, and after any commit. The code is no part of the fingerprint, so that a new line of
+the README does not cost a night; what code a run had is its baseline, the commit that DVC keeps it under.
+
+A run is made in DVC's copy of the repository (`dvc exp run --temp`): the working tree stays as it is, and stages whose
+inputs are known come from DVC's cache.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tessera.compose import composed
+from tessera.errors import ParamsError, SourceError
+from tessera.experiments.tables import Table
+from tessera.params import Params, parsed_section
+
+#: The command, of this environment; it waits for another one that holds the lock of the repository for a moment.
+DVC: Final = (sys.executable, "-m", "dvc", "--wait-for-lock")
+
+#: Hexadecimal digits of a fingerprint in a name.
+DIGITS: Final = 12
+
+#: What says only where to run: a run elsewhere is the same run.
+WHEREABOUTS: Final = {"device", "launcher"}
+
+#: The line of an experiment's message that holds the Unix time when it began.
+STARTED: Final = "Started"
+
+_REF: Final = re.compile(r"refs/exps/(?P<baseline>[0-9a-f]{2}/[0-9a-f]{38,})/.+-(?P<fingerprint>[0-9a-f]{12})")
+
+
+class Plan(NamedTuple):
+    """A run that a table asks for."""
+
+    row: str
+    dataset: str
+    seed: int
+    overrides: tuple[str, ...]  # what stands after `dvc exp run -S`
+    fingerprint: str
+
+
+class Refusal(NamedTuple):
+    """A row that conf/ cannot carry, and why."""
+
+    row: str
+    dataset: str
+    reason: str
+
+
+class Experiment(NamedTuple):
+    """A run that is there."""
+
+    commit: str
+    baseline: str  # the commit whose code it ran, apart from changes that were not committed
+    ended: int  # Unix time, as started
+    started: int | None  # None where its message does not say
+
+
+class Outcome(NamedTuple):
+    """How the run of a plan went."""
+
+    plan: Plan
+    seconds: float
+    log: Path
+    succeeded: bool
+
+
+def plan_runs(table: Table, *, conf: Path, settings: Sequence[str]) -> tuple[list[Plan], list[Refusal]]:
+    """Return the runs of every row of table on each data set with each seed, and the rows that conf cannot carry.
+
+    settings are more overrides of every row; they go before its own. A row that has none is neither run nor refused.
+    """
+    plans, refusals = [], []
+    for dataset in table.datasets:
+        for name, row in table.rows.items():
+            if row.overrides is None:
+                continue
+            overrides = (*table.overrides, *settings, f"dataset={dataset}", *row.overrides)
+            try:
+                params = parsed_section(composed(conf, overrides), Params, source=conf)
+            except ParamsError as error:
+                refusals.append(Refusal(name, dataset, _reason(error)))
+                continue
+            for seed in range(table.seeds):
+                mark = fingerprint(params.model_copy(update={"seed": seed}))
+                plans.append(Plan(name, dataset, seed, (*overrides, f"seed={seed}"), mark))
+    return plans, refusals
+
+
+def fingerprint(params: Params) -> str:
+    """Return what tells runs apart: DIGITS hexadecimal digits of all parameters but those that say where to run."""
+    return hashlib.sha256(params.model_dump_json(exclude=WHEREABOUTS).encode()).hexdigest()[:DIGITS]
+
+
+def _reason(error: ParamsError) -> str:
+    """Return the first line of what was wrong, without where Hydra looked and what else it would have found there."""
+    return str(error.__cause__ or error).splitlines()[0].removeprefix("In 'config.yaml': ")
+
+
+def find_experiments() -> dict[str, Experiment]:
+    """Return the latest run of each fingerprint that the repository of the working directory has.
+
+    Raises SourceError where there is no repository.
+    """
+    fields = ["%(refname)", "%(objectname)", "%(committerdate:unix)", f"%(trailers:key={STARTED},valueonly)"]
+    listed = git("for-each-ref", "refs/exps", "--sort=committerdate", f"--format={'%00'.join(fields)}%00").decode()
+    words = iter(word.strip() for word in listed.split("\0"))
+    found = {}
+    for ref, commit, ended, started in zip(words, words, words, words, strict=False):
+        if match := _REF.fullmatch(ref):
+            baseline = match["baseline"].replace("/", "")
+            found[match["fingerprint"]] = Experiment(commit, baseline, int(ended), int(started) if started else None)
+    return found
+
+
+def run_plans(plans: Sequence[Plan], *, table: str, logs: Path) -> Iterator[Outcome]:
+    """Run plans and yield how each went as soon as it is done; a failure stops no other.
+
+    One at a time: when two processes run `dvc exp run --temp` in a repository, DVC may give the experiment of the one
+    to the other. A stage that has several devices shares the work among them by the parameter `launcher`.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    for plan in plans:
+        name = f"{table}-{plan.fingerprint}"
+        log = logs / f"{name}.log"
+        begun = time.monotonic()
+        status = _run(plan, name=name, log=log)
+        succeeded = status == 0 and plan.fingerprint in find_experiments()
+        yield Outcome(plan, time.monotonic() - begun, log, succeeded)
+
+
+def _run(plan: Plan, *, name: str, log: Path) -> int:
+    """Run a plan as the experiment name; return the exit status."""
+    message = f"{plan.row}, {plan.dataset}, seed {plan.seed}\n\n{STARTED}: {int(time.time())}"
+    settings = [word for override in plan.overrides for word in ("-S", override)]
+    command = [*DVC, "exp", "run", "--temp", "--name", name, "--message", message, *settings]
+    with log.open("w") as file:
+        return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603
+
+
+def git(*words: str) -> bytes:
+    """Return what a git command prints in the working directory; raise SourceError with its message if it fails."""
+    done = subprocess.run(["git", *words], capture_output=True, check=False)  # noqa: S603, S607
+    if done.returncode:
+        raise SourceError(f"git {words[0]}: {done.stderr.decode().strip()}")
+    return done.stdout
+
+
+def cache_folder() -> Path:
+    """Return the folder of DVC's cache; raise SourceError where the working directory is in no DVC repository."""
+    done = subprocess.run([*DVC, "cache", "dir"], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise SourceError(f"dvc cache dir: {done.stderr.strip()}")
+    return Path(done.stdout.strip())

@@ -1,0 +1,43 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from tessera.experiments.results import Cell, find_rivals
+
+
+def gains(*values, users=None):
+    return pl.DataFrame({"user": users or list(range(len(values))), "gain": [float(value) for value in values]})
+
+
+def rivals(**rows):
+    return find_rivals(rows, flips=20_000, generator=np.random.default_rng(0))
+
+
+def test_each_row_is_tested_against_the_best_other_one():
+    """By hand: best beats middle in 4 of 8 users and loses none, so 2 of 2^4 flips are as far: p = 0.125.
+
+    worst loses to best in 6 of 8: 2 of 2^6. Holm: two pairs, so that the smaller is doubled.
+    """
+    found = rivals(
+        middle=gains(1, 1, 0, 0, 0, 0, 0, 0),
+        best=gains(1, 1, 1, 1, 1, 1, 0, 0),
+        worst=gains(0, 0, 0, 0, 0, 0, 0, 0),
+    )
+    assert {row: rival.row for row, rival in found.items()} == {"middle": "best", "best": "middle", "worst": "best"}
+    assert {row: rival.gain for row, rival in found.items()} == {"middle": -0.5, "best": 0.5, "worst": -0.75}
+    p_values = {row: rival.p_value for row, rival in found.items()}
+    assert p_values == pytest.approx({"middle": 2 / 16, "best": 2 / 16, "worst": 2 * 2 / 64}, abs=0.01)
+    assert p_values["middle"] == p_values["best"]
+
+
+def test_what_cannot_be_tested_is_not():
+    assert rivals(alone=gains(1, 0), unknown=None) == {}
+    assert rivals() == {}
+    others = rivals(one=gains(1, 0), two=gains(0, 0, 0))
+    assert others == {}, "the users are not the same"
+
+
+def test_a_difference_is_relative_to_what_was_published():
+    assert Cell(0.11, 0.01, 0.1).difference == pytest.approx(0.1)
+    assert Cell(None, None, 0.1).difference is None
+    assert Cell(0.11, None, None).difference is None
