@@ -32,6 +32,7 @@ SMALL = {
     "quant.codebook_size": 8,
     "quant.hidden": [16],
     "quant.latent_dim": 8,
+    "quant.diversity_clusters": 4,
     "quant.epochs": 5,
     "t5.d_model": 16,
     "t5.d_ff": 16,
