@@ -30,6 +30,13 @@ from tessera.params import load_params
             {"quant.lambda_diversity": 0.1, "quant.codebook_size": 19},
             r"quant\.diversity_clusters: expected at most half of quant\.codebook_size = 19, .* found 10",
         ),
+        ({"quant.lambda_cf": 0.1}, r"sequence\.encoder, as there are to be collaborative vectors: expected a value"),
+        ({"modalities": ["text", "collaborative"]}, r"sequence\.encoder, as there are to be collaborative vectors"),
+        ({"modalities": ["text", "joint"]}, r"modalities: expected other names than 'joint'"),
+        (
+            {"ids.layout": "fused", "t5.alignment_epochs": 1},
+            r"t5\.alignment_epochs: expected 0, as joint alone has IDs",
+        ),
         ({"quant.con_start_level": 5}, r"quant\.con_start_level: expected at most quant\.levels = 4, found 5"),
         ({"dataset.users": 0}, r"dataset\.users: .*greater than or equal to 1, found 0"),
         ({"dataset.format": "amazon2012"}, r"dataset: .*'demo'.*"),

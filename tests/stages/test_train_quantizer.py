@@ -37,6 +37,9 @@ def vectors(width, *, items=ITEMS, absent=0, seed=0):
     )
 
 
+LETTER = {"quant.lambda_cf": 0.5, "sequence.encoder": "sasrec"}
+
+
 @pytest.fixture
 def train(tmp_path, params_file):
     """Return `train(changes..., tables=...)`, which runs the stage and gives the folder that it writes to."""
@@ -94,17 +97,17 @@ def test_collaborative_vectors_are_read_where_lambda_cf_is_above_0(train, tmp_pa
     write_table(file, vectors(4, absent=3, seed=2), VECTORS)
     weights = "quantizer/weights.safetensors"
     assert (train(collaborative=nowhere) / weights).read_bytes() == (train() / weights).read_bytes()
-    folder = train({"quant.lambda_cf": 0.5}, collaborative=file)
+    folder = train(LETTER, collaborative=file)
     assert json.loads((folder / "metrics.json").read_text())["cf"] > 0
     assert (folder / "quantizer" / "config.json").read_bytes() == (train() / "quantizer" / "config.json").read_bytes()
     with pytest.raises(DataError, match=r"quant\.lambda_cf: expected collaborative vectors of 40 items"):
-        train({"quant.lambda_cf": 0.5})
+        train(LETTER)
     write_table(file, vectors(4).clear(), VECTORS)
     with pytest.raises(DataError, match=r"quant\.lambda_cf: .* found vectors of shape \(40, 0\)"):
-        train({"quant.lambda_cf": 0.5}, collaborative=file)
+        train(LETTER, collaborative=file)
     write_table(file, vectors(4, items=39), VECTORS)
     with pytest.raises(DataError, match="collaborative: expected vectors of the same 40 items"):
-        train({"quant.lambda_cf": 0.5}, collaborative=file)
+        train(LETTER, collaborative=file)
 
 
 def test_what_is_wrong_is_named_and_nothing_is_left_behind(train, tmp_path):
