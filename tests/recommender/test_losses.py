@@ -204,3 +204,13 @@ def test_without_tries_the_loss_is_the_softmax_over_the_vocabulary(world, model)
     tries = [build_trie(here.tokens[name]) for name in here.samples().names]
     constrained, _ = TrainingLosses(network, here.ids(), lambda_implicit=0.0, temperature=0.1, tries=tries)(batch)
     assert constrained < told
+
+
+@pytest.mark.parametrize("modalities", [[], ["text"]])
+def test_there_is_no_implicit_alignment_without_two_modalities(world, model, modalities):
+    """IDs of fused vectors are no modality's: nothing is there to align, whatever the weight."""
+    here = world()
+    ids = {modality: here.ids()[modality] for modality in modalities}
+    losses = TrainingLosses(model(here).eval(), ids, lambda_implicit=0.5, temperature=0.1)
+    _, implicit = losses(here.samples().batch(torch.arange(8)))
+    assert float(implicit) == 0
