@@ -17,6 +17,9 @@ from tessera.row_files import vector_rows
 from tessera.runtime import is_main_process, progress, run, torch_device, torch_generator
 from tessera.schemas import LABELS, VECTORS
 
+#: The modality whose vectors lambda_cf brings the others' codes near to, whether it has codes itself or not.
+COLLABORATIVE = "collaborative"
+
 
 def main(
     vectors: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's vectors; once a modality.")],
@@ -24,9 +27,6 @@ def main(
     quantizer: Annotated[Path, typer.Option(help="To write: a folder with the weights and their config.json.")],
     history: Annotated[Path, typer.Option(help="To write: every loss term, a row an epoch, as TSV.")],
     metrics: Annotated[Path, typer.Option(help="To write: the last row of the history, as JSON.")],
-    collaborative: Annotated[
-        Path | None, typer.Option(help="Collaborative vectors, if quant.lambda_cf is above 0.")
-    ] = None,
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     if not is_main_process():
@@ -37,15 +37,16 @@ def main(
         why = "modalities is empty" if not params.modalities else "ids.source is file"
         write_nothing(quantizer, history, metrics, why=why)
         return
-    paths = {name: path for name, path in named_paths(vectors).items() if name in params.modalities}
+    files = named_paths(vectors)
+    paths = {name: path for name, path in files.items() if name in params.modalities}
     tables = {name: read_table(path, VECTORS, columns=["item", "present"]) for name, path in paths.items()}
     with vector_rows(paths, scratch=quantizer.parent) as rows:
         catalogue = stack_vectors(tables, rows, modalities=params.modalities)
         if params.ids.layout == "fused":
             catalogue = Vectors(catalogue.items, *fused(catalogue.vectors, catalogue.present))
         known = None
-        if collaborative is not None and quant.lambda_cf > 0:
-            known = collaborative_vectors(read_table(collaborative, VECTORS), catalogue)
+        if quant.lambda_cf > 0 and COLLABORATIVE in files:
+            known = collaborative_vectors(read_table(files[COLLABORATIVE], VECTORS), catalogue)
         fitted = fit(
             catalogue.vectors,
             stack_labels(read_table(labels, LABELS), catalogue),

@@ -54,13 +54,15 @@ def train(tmp_path, params_file):
             rows = [(i, m, None if m == "image" and i < 4 else i % 5) for m in ("text", "image") for i in range(ITEMS)]
             labels = pl.DataFrame(rows, schema=LABELS, orient="row")
         write_table(folder / "labels.parquet", labels, LABELS)
+        files = {name: folder / f"{name}.parquet" for name in tables}
+        if collaborative is not None:
+            files["collaborative"] = collaborative
         main(
-            vectors=[f"{name}={folder / name}.parquet" for name in tables],
+            vectors=[f"{name}={path}" for name, path in files.items()],
             labels=folder / "labels.parquet",
             quantizer=folder / "quantizer",
             history=folder / "history.tsv",
             metrics=folder / "metrics.json",
-            collaborative=collaborative,
             params_file=params_file({**SMALL, **(changes or {})}),
         )
         return folder

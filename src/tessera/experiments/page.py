@@ -7,14 +7,11 @@ import csv
 import io
 from typing import Final
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from rich.markup import escape
 from rich.table import Table
 
 from tessera.experiments.results import Cell, Line, Part, Results
-
-#: What Markdown would take for markup in a cell of a table.
-_MARKUP: Final = str.maketrans({sign: "\\" + sign for sign in "\\`*_{}[]<>#|"} | {"\n": " "})
+from tessera.pages import page_environment
 
 #: Above this a p-value is chance enough.
 SIGNIFICANT: Final = 0.05
@@ -93,15 +90,8 @@ def _two_lines(first: str, second: str) -> str:
 
 
 def _render(template: str, results: Results) -> str:
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("tessera.experiments"), PackageLoader("tessera.report")]),
-        autoescape=select_autoescape(("html.j2",)),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    for shown in (_cell, _measured, _published, _rival, _duration, _count):
+    environment = page_environment("tessera.experiments", "tessera.report")
+    for shown in (_measured, _published, _rival, _duration, _count):
         environment.filters[shown.__name__.removeprefix("_")] = shown
     return environment.get_template(template).render(**results._asdict(), notes=notes(results), significant=SIGNIFICANT)
 
@@ -116,10 +106,6 @@ def notes(results: Results) -> str:
         f"correction for all pairs that are compared on the data set. Time is that of a run; what came from DVC's "
         f"cache took none. Parameters are those of the T5. Commits that were run: {commits}."
     )
-
-
-def _cell(text: str) -> str:
-    return text.translate(_MARKUP)
 
 
 def _measured(cell: Cell) -> str:

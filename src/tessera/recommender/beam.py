@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
+from tessera.recommender.lists import IMPOSSIBLE, NOTHING
 from tessera.recommender.network import HIDDEN, Network, relative_bias
 from tessera.recommender.trie import Children, Level, Trie, children_of
 from tessera.recommender.vocabulary import PAD
-
-IMPOSSIBLE = float("-inf")
 
 
 class Beams(NamedTuple):
     """The best items of U users, best first."""
 
-    items: Tensor  # (U, K) item, or -1 where fewer than K items are left
+    items: Tensor  # (U, K) item, or NOTHING where fewer than K items are left
     scores: Tensor  # (U, K) mean log-probability of the item's codes, or -inf
 
 
@@ -107,7 +106,7 @@ def _items(trie: Trie, leaves: Tensor, scores: Tensor, *, beams: int, seen: Tens
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         items, scores = items.gather(1, order)[:, :beams], scores[:, :beams]
     missing = beams - items.shape[1]
-    items = nn.functional.pad(items.masked_fill(scores == IMPOSSIBLE, -1), (0, missing), value=-1)
+    items = nn.functional.pad(items.masked_fill(scores == IMPOSSIBLE, NOTHING), (0, missing), value=NOTHING)
     return Beams(items, nn.functional.pad(scores, (0, missing), value=IMPOSSIBLE))
 
 

@@ -34,7 +34,7 @@ class Histories(NamedTuple):
     @property
     def before(self) -> NDArray[np.uint32]:
         """All histories, one after the other: the items (sum of lengths,) before each target."""
-        return self.items[_ranges(self.targets - self.lengths, self.lengths)]
+        return self.items[ranges(self.targets - self.lengths, self.lengths)]
 
     def block(self, samples: slice) -> "Histories":
         """Return some of the samples."""
@@ -141,7 +141,7 @@ def _item_samples(task: Task, tokens: Mapping[str, Tokens], vocabulary: Vocabula
     )
 
 
-def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return starts[0], ..., starts[0] + lengths[0] - 1, starts[1], ...: all ranges, one after the other."""
     before = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum()) - np.repeat(before - starts, lengths)

@@ -44,7 +44,7 @@ def rank_histories(
     score takes samples and gives their scores (B, items), IMPOSSIBLE for what it would never recommend. seen has the
     same samples with all that their users had, where that is to be left out. progress wraps the blocks of users.
     """
-    users = max(1, SCORES // items)
+    users, length = max(1, SCORES // items), min(length, items)
     blocks = [slice(start, start + users) for start in range(0, len(found.targets), users)]
     lists = []
     for block in progress(blocks):
@@ -52,8 +52,8 @@ def rank_histories(
         if seen is not None:
             before = seen.block(block)
             scores[np.repeat(np.arange(len(scores)), before.lengths), before.before] = IMPOSSIBLE
-        lists.append(best_items(scores, length=min(length, items)))
-    nothing = Lists(np.empty((0, min(length, items)), np.int64), np.empty((0, min(length, items))))
+        lists.append(best_items(scores, length=length))
+    nothing = Lists(np.empty((0, length), np.int64), np.empty((0, length)))
     return Lists(*(np.concatenate(parts) for parts in zip(nothing, *lists, strict=True)))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from tessera.recommender.batches import Rows, batches_by_length, rows_of, samples_of
-from tessera.recommender.beam import IMPOSSIBLE, Beams, beam_search
-from tessera.recommender.lists import rankings_table
+from tessera.recommender.beam import Beams, beam_search
+from tessera.recommender.lists import IMPOSSIBLE, NOTHING, rankings_table
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import Task, Tokens
 
@@ -137,7 +137,7 @@ def target_ranks(found: Beams, targets: Tensor) -> Tensor:
 
 
 def _nothing(rows: int, beams: int) -> Beams:
-    return Beams(torch.full((rows, beams), -1), torch.full((rows, beams), IMPOSSIBLE))
+    return Beams(torch.full((rows, beams), NOTHING), torch.full((rows, beams), IMPOSSIBLE))
 
 
 def _seen_before(split: str, interactions: pl.DataFrame, users: pl.Series) -> Rows:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tessera.errors import CheckpointError, DataError
 from tessera.recommender.batches import Rows, cut_into_batches
-from tessera.recommender.corpus import Histories
+from tessera.recommender.corpus import Histories, ranges
 from tessera.recommender.lists import rank_histories
 from tessera.recommender.metrics import discounted_hits
 from tessera.recommender.sequence_encoder import SequenceEncoder, sequence_scores
@@ -105,13 +105,11 @@ def training_windows(interactions: pl.DataFrame, *, max_history: int) -> Rows:
     if not pieces.sum():
         raise DataError("training sequences: expected at least one of two items, found none")
     starts = np.repeat(np.cumsum(lengths) - lengths, pieces)
-    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    number = ranges(np.zeros_like(pieces), pieces)
     ends = np.repeat(np.cumsum(lengths), pieces) - number * max_history
     starts = np.maximum(starts, ends - max_history - 1)
-    offsets = np.append(0, np.cumsum(ends - starts))
-    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], ends - starts)
-    items = ordered["item"].to_numpy()[places].astype(np.int32)
-    return Rows(torch.from_numpy(items), torch.from_numpy(offsets))
+    items = ordered["item"].to_numpy()[ranges(starts, ends - starts)].astype(np.int32)
+    return Rows(torch.from_numpy(items), torch.from_numpy(np.append(0, np.cumsum(ends - starts))))
 
 
 def questions(encoder: SequenceEncoder, rows: Tensor, *, mask: float, generator: torch.Generator) -> Questions:

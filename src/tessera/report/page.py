@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
+from tessera.pages import page_environment
 from tessera.report.content import (
     FEW_USERS,
     MEASURES,
@@ -23,9 +22,6 @@ HUES: Final = 6
 
 #: Points of a code's outline: more are not seen.
 OUTLINE_POINTS: Final = 160
-
-#: What Markdown would take for markup in a cell of a table.
-_MARKUP: Final = str.maketrans({sign: "\\" + sign for sign in "\\`*_{}[]<>#|"} | {"\n": " "})
 
 
 class Content(NamedTuple):
@@ -55,16 +51,8 @@ def markdown_page(content: Content) -> str:
 
 
 def _render(template: str, content: Content) -> str:
-    environment = Environment(
-        loader=PackageLoader("tessera.report"),
-        autoescape=select_autoescape(("html.j2",)),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"count": "{:,}".format, "score": "{:.4f}".format, "percent": _percent, "cell": _cell}
-    environment.filters |= {"outline": outline}
+    environment = page_environment("tessera.report")
+    environment.filters |= {"count": "{:,}".format, "score": "{:.4f}".format, "percent": _percent, "outline": outline}
     final = next(ranking for ranking in content.rankings if ranking.is_final)
     return environment.get_template(template).render(
         **content._asdict(), final=final, measures=MEASURES, few_users=FEW_USERS, hues=_hues(content.rankings)
@@ -90,10 +78,6 @@ def _short(number: float) -> str:
 
 def _percent(share: float, digits: int = 1) -> str:
     return f"{share:.{digits}%}"
-
-
-def _cell(text: str) -> str:
-    return text.translate(_MARKUP)
 
 
 def _hues(rankings: Sequence[Ranking]) -> dict[str, str]:
