@@ -13,7 +13,10 @@ from tessera.cli import commands
 from tessera.errors import SourceError
 from tessera.experiments.runs import find_experiments, fingerprint, git
 from tessera.params import Params, parsed_section
+from tests.experiments.test_runs import params
 from tests.pipeline_runs import ROOT
+
+CONF = ROOT / "conf"
 
 #: Writes what the real stages do. User u of 12 finds his target at rank 1 if the system is tiger, else if u is even;
 #: the seed decides for user 0.
@@ -178,11 +181,44 @@ def test_a_run_is_found_after_another_commit_and_a_new_seed_is_run(repository, t
 
 def test_a_run_has_the_parameters_that_its_name_says(repository, tessera):
     tessera("run", "mine", "--seeds", "1")
-    found = find_experiments()
+    found = find_experiments(CONF)
     assert len(found) >= 2
     for mark, experiment in found.items():
         params = git("show", f"{experiment.commit}:params.yaml").decode()
         assert fingerprint(parsed_section(params, Params, source=repository)) == mark
+
+
+def rewritten(repository, experiment, change):
+    """Put a run in the place of experiment whose params.yaml is that of it after change."""
+    params = git("show", f"{experiment.commit}:params.yaml").decode()
+    (repository / ".dvc/tmp/params.yaml").write_text(change(params))
+    blob = git("hash-object", "-w", ".dvc/tmp/params.yaml").decode().strip()
+    tree = (
+        git("ls-tree", experiment.commit)
+        .decode()
+        .replace(git("rev-parse", f"{experiment.commit}:params.yaml").decode().strip(), blob)
+    )
+    (repository / ".dvc/tmp/tree").write_text(tree)
+    with (repository / ".dvc/tmp/tree").open() as file:
+        made = subprocess.run(["git", "mktree"], stdin=file, capture_output=True, check=True).stdout.decode().strip()
+    commit = git("commit-tree", made, "-p", experiment.baseline, "-m", "An older run").decode().strip()
+    ref = next(line.split()[1] for line in git("show-ref").decode().splitlines() if experiment.commit in line)
+    git("update-ref", ref, commit)
+
+
+def test_a_parameter_that_a_run_did_not_know_counts_as_its_default(repository, tessera):
+    """A run of a time without quant.alpha had 0.25, as conf/ says; one with a parameter that is gone is no run."""
+    asked = params("system=tiger", "quant.levels=6")
+    tessera("run", "mine", "--rows", "good", "--seeds", "1", "-S", "quant.levels=6")
+    there = find_experiments(CONF)[fingerprint(asked)]
+
+    rewritten(repository, there, lambda text: text.replace("  alpha: 0.25\n", ""))
+    found = find_experiments(CONF)
+    assert found[fingerprint(asked)].commit != there.commit
+    assert fingerprint(params("system=tiger", "quant.levels=6", "quant.alpha=0.5")) not in found
+
+    rewritten(repository, found[fingerprint(asked)], lambda text: text.replace("quant:\n", "quant:\n  beta: 0.25\n"))
+    assert fingerprint(asked) not in find_experiments(CONF)
 
 
 def test_ranks_that_are_not_in_the_cache_leave_the_measures(repository, tessera):

@@ -9,8 +9,6 @@ from tests.pipeline_runs import ROOT
 
 CONF = ROOT / "conf"
 
-#: Systems that tables name and conf/ has not yet, and keys of them.
-
 
 def params(*overrides):
     return parsed_section(composed(CONF, overrides), Params, source=CONF)

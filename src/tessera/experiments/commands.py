@@ -55,12 +55,12 @@ def run_table(
     for refusal in refusals:
         log.warning("%s, %s: cannot be composed: %s", refusal.row, refusal.dataset, refusal.reason)
     wanted = {plan.fingerprint: plan for plan in plans}
-    there = find_experiments()
+    there = find_experiments(conf)
     missing = [plan for mark, plan in wanted.items() if mark not in there]
     log.info("%s: %d runs are there, %d are to be done", name, len(wanted) - len(missing), len(missing))
     begun = time.monotonic()
     failed = 0
-    for done, outcome in enumerate(run_plans(missing, table=name, logs=output / "logs"), start=1):
+    for done, outcome in enumerate(run_plans(missing, table=name, conf=conf, logs=output / "logs"), start=1):
         failed += not outcome.succeeded
         left = (time.monotonic() - begun) / done * (len(missing) - done)
         log.info("%d of %d: %s; about %.0f s left", done, len(missing), _told(outcome), left)
@@ -98,7 +98,7 @@ def show_table(
     results = collect(
         table,
         *_planned(table, conf, set_param),
-        experiments=find_experiments(),
+        experiments=find_experiments(conf),
         cache=cache_folder(),
         gains=MEASURES,
         flips=flips,

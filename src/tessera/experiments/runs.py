@@ -1,8 +1,9 @@
 """Which runs a table asks for, which of them are there, and how the others are run.
 
-A run is a DVC experiment. Its name ends in a fingerprint of its parameters, by which it is found again: by every table
-that asks for the same parameters, and after any commit. The code is no part of the fingerprint, so that a new line of
-the README does not cost a night; what code a run had is its baseline, the commit that DVC keeps it under.
+A run is a DVC experiment. It is found again by a fingerprint of its parameters: by every table that asks for the same,
+and after any commit. The code is no part of the fingerprint, so that a new line of the README does not cost a night;
+what code a run had is its baseline, the commit that DVC keeps it under. A parameter that a run did not know yet counts
+as having the value of conf/, which for a new one is the value that changes nothing.
 
 A run is made in DVC's copy of the repository (`dvc exp run --temp`): the working tree stays as it is, and stages whose
 inputs are known come from DVC's cache.
@@ -17,10 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
 from tessera.compose import composed
 from tessera.errors import ParamsError, SourceError
 from tessera.experiments.tables import Table
-from tessera.params import Params, parsed_section
+from tessera.params import PARAMS_FILE, Params, parsed_section
 
 #: The command, of this environment; it waits for another one that holds the lock of the repository for a moment.
 DVC: Final = (sys.executable, "-m", "dvc", "--wait-for-lock")
@@ -34,7 +37,7 @@ WHEREABOUTS: Final = {"device", "launcher"}
 #: The line of an experiment's message that holds the Unix time when it began.
 STARTED: Final = "Started"
 
-_REF: Final = re.compile(r"refs/exps/(?P<baseline>[0-9a-f]{2}/[0-9a-f]{38,})/.+-(?P<fingerprint>[0-9a-f]{12})")
+_REF: Final = re.compile(rf"refs/exps/(?P<baseline>[0-9a-f]{{2}}/[0-9a-f]{{38,}})/.+-[0-9a-f]{{{DIGITS}}}")
 
 
 class Plan(NamedTuple):
@@ -105,11 +108,12 @@ def _reason(error: ParamsError) -> str:
     return str(error.__cause__ or error).splitlines()[0].removeprefix("In 'config.yaml': ")
 
 
-def find_experiments() -> dict[str, Experiment]:
+def find_experiments(conf: Path) -> dict[str, Experiment]:
     """Return the latest run of each fingerprint that the repository of the working directory has.
 
     Raises SourceError where there is no repository.
     """
+    defaults = OmegaConf.create(composed(conf))
     fields = ["%(refname)", "%(objectname)", "%(committerdate:unix)", f"%(trailers:key={STARTED},valueonly)"]
     listed = git("for-each-ref", "refs/exps", "--sort=committerdate", f"--format={'%00'.join(fields)}%00").decode()
     words = iter(word.strip() for word in listed.split("\0"))
@@ -117,11 +121,27 @@ def find_experiments() -> dict[str, Experiment]:
     for ref, commit, ended, started in zip(words, words, words, words, strict=False):
         if match := _REF.fullmatch(ref):
             baseline = match["baseline"].replace("/", "")
-            found[match["fingerprint"]] = Experiment(commit, baseline, int(ended), int(started) if started else None)
+            experiment = Experiment(commit, baseline, int(ended), int(started) if started else None)
+            if params := _params_of(experiment, defaults):
+                found[fingerprint(params)] = experiment
     return found
 
 
-def run_plans(plans: Sequence[Plan], *, table: str, logs: Path) -> Iterator[Outcome]:
+def _params_of(experiment: Experiment, defaults: DictConfig | ListConfig) -> Params | None:
+    """Return what an experiment ran with, defaults where it knew no such parameter; None if it knew one that is gone.
+
+    Data sets of another format have other parameters, so that none of the default one's is given to them.
+    """
+    text = git("show", f"{experiment.commit}:{PARAMS_FILE}").decode()
+    known = OmegaConf.create(text)
+    filled = OmegaConf.merge(defaults, known, {"dataset": None}, {"dataset": OmegaConf.select(known, "dataset")})
+    try:
+        return parsed_section(OmegaConf.to_yaml(filled), Params, source=PARAMS_FILE)
+    except ParamsError:
+        return None
+
+
+def run_plans(plans: Sequence[Plan], *, table: str, conf: Path, logs: Path) -> Iterator[Outcome]:
     """Run plans and yield how each went as soon as it is done; a failure stops no other.
 
     One at a time: when two processes run `dvc exp run --temp` in a repository, DVC may give the experiment of the one
@@ -133,7 +153,7 @@ def run_plans(plans: Sequence[Plan], *, table: str, logs: Path) -> Iterator[Outc
         log = logs / f"{name}.log"
         begun = time.monotonic()
         status = _run(plan, name=name, log=log)
-        succeeded = status == 0 and plan.fingerprint in find_experiments()
+        succeeded = status == 0 and plan.fingerprint in find_experiments(conf)
         yield Outcome(plan, time.monotonic() - begun, log, succeeded)
 
 
