@@ -39,6 +39,7 @@ INFRASTRUCTURE = {
     for name in (
         "__init__",
         "artifacts",
+        "bars",
         "checkpoints",
         "compose",
         "curves",

@@ -1,10 +1,11 @@
+import logging
 from typing import Annotated
 
 import pytest
 import typer
 
 from tessera.errors import DataError, ParamsError
-from tessera.runtime import run, torch_device
+from tessera.runtime import log, run, torch_device
 
 
 def main(items: Annotated[int, typer.Option(help="How many.")]) -> None:
@@ -54,6 +55,20 @@ def test_a_command_line_that_does_not_fit_is_explained(call, capsys, arguments, 
     printed = capsys.readouterr().err
     assert named in printed
     assert "Traceback" not in printed
+
+
+def chatty(items: Annotated[int, typer.Option(help="How many.")]) -> None:
+    log.debug("%d items", items)
+
+
+@pytest.mark.parametrize("told", [["-v"], ["--verbose"], "1", []])
+def test_verbose_tells_more(monkeypatch, caplog, told):
+    monkeypatch.setenv("TESSERA_VERBOSE", told if isinstance(told, str) else "")
+    monkeypatch.setattr("sys.argv", ["stage", "--items", "3", *(told if isinstance(told, list) else [])])
+    monkeypatch.setattr(log, "level", logging.NOTSET)
+    with pytest.raises(SystemExit):
+        run(chatty)
+    assert caplog.messages == (["3 items"] if told else [])
 
 
 def test_a_fault_of_the_programme_is_not_hidden(monkeypatch):

@@ -1,6 +1,7 @@
 """Read and write what stages hand to each other; a file appears complete and as declared, or not at all."""
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -22,12 +23,16 @@ GROUP = 2**24
 #: The level of zstd: tables of short texts and numbers become no smaller with a higher one.
 COMPRESSION = 1
 
+log = logging.getLogger("tessera")
+
 
 def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) -> pl.DataFrame:
     """Return the Parquet table at path, or some columns of it; raise TableError if it is missing or not of schema."""
     found = _opened(path, pl.read_parquet_schema)
     _require(found, schema, path)
-    return pl.read_parquet(path, columns=columns or list(schema))
+    table = pl.read_parquet(path, columns=columns or list(schema))
+    log.debug("read %s: %d rows of %s", path, table.height, ", ".join(table.columns))
+    return table
 
 
 def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
@@ -56,6 +61,7 @@ def table_writer(path: Path, schema: Schema) -> Iterator[Callable[[pl.DataFrame]
 
 def read_json(path: Path) -> Any:
     """Return the JSON document at path; raise TableError if it is missing or not JSON."""
+    log.debug("read %s", path)
     return _opened(path, lambda file: json.loads(file.read_text()))
 
 
@@ -74,6 +80,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+        log.debug("wrote %s: %d bytes", path, path.stat().st_size)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -89,6 +96,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         partial.replace(path)
+        log.debug("wrote %s: %s", path, ", ".join(sorted(file.name for file in path.iterdir())))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

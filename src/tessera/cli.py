@@ -20,7 +20,7 @@ from rich.table import Table
 from tessera.artifacts import read_json, read_table
 from tessera.errors import DataError, TableError
 from tessera.experiments.commands import experiments
-from tessera.runtime import run
+from tessera.runtime import Verbose, run, tell_more
 from tessera.schemas import IDS, ITEMS
 
 #: An unknown key brings up so many known ones, at least so alike (difflib's ratio, 0 to 1).
@@ -49,6 +49,12 @@ class Prefix(NamedTuple):
 
     modality: str
     codes: list[int]
+
+
+@commands.callback()
+def set_verbosity(*, verbose: Verbose = False) -> None:
+    """Take the options of every command."""
+    tell_more(verbose=verbose)
 
 
 def app() -> None:

@@ -1,11 +1,13 @@
 """Where and how a stage runs: its entry point, its device, its processes, its log and its progress."""
 
 import ctypes
+import functools
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,6 +23,10 @@ Element = TypeVar("Element")
 #: Parameters of mallopt(3), which takes a C int.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_INT = 2**31 - 1
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", envvar="TESSERA_VERBOSE", help="Tell of every file that is read or written.")
+]
 
 console = Console(stderr=True, emoji=False)
 log = logging.getLogger("tessera")
@@ -72,8 +78,28 @@ def _log_handler() -> logging.Handler:
 
 def _command(main: Callable[..., None]) -> typer.Typer:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=sys.modules[main.__module__].__doc__)(main)
+    app.command(help=sys.modules[main.__module__].__doc__)(_verbose(main))
     return app
+
+
+def _verbose(main: Callable[..., None]) -> Callable[..., None]:
+    """Return main with one more option, --verbose."""
+
+    @functools.wraps(main)
+    def command(*, verbose: Verbose = False, **given: object) -> None:
+        tell_more(verbose=verbose)
+        main(**given)
+
+    own = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
+    signature = inspect.signature(main)
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # type: ignore[attr-defined]
+    return command
+
+
+def tell_more(*, verbose: bool) -> None:
+    """Let the log tell what only who looks for a fault wants to know, if verbose; further processes stay still."""
+    if verbose and is_main_process():
+        log.setLevel(logging.DEBUG)
 
 
 def is_main_process() -> bool:
@@ -127,40 +153,16 @@ def accelerator_on(device: str, *, precision: str) -> "Accelerator":
 
 
 def progress(elements: Iterable[Element], *, title: str, total: int | None = None) -> Iterator[Element]:
-    """Yield elements while a bar at a terminal, or a line each tenth of the way elsewhere, tells how far it is."""
+    """Yield elements while a bar at a terminal, or a line now and then elsewhere, tells how far it is and how fast."""
+    from tessera.bars import in_a_bar, in_lines  # here, since many a stage has nothing long to tell of
+
     total = total if total is not None else _length(elements)
     if not is_main_process():
         yield from elements
     elif console.is_terminal:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            yield from bar.track(elements, total=total, description=title)
+        yield from in_a_bar(elements, title=title, total=total, console=console)
     else:
-        yield from _told_in_lines(elements, title=title, total=total)
-
-
-def _told_in_lines(elements: Iterable[Element], *, title: str, total: int | None) -> Iterator[Element]:
-    told = 0
-    for done, element in enumerate(elements, start=1):
-        yield element
-        if total and done * 10 // total > told:
-            told = done * 10 // total
-            log.info("%s: %d of %d", title, done, total)
+        yield from in_lines(elements, title=title, total=total)
 
 
 def _length(elements: Iterable[Element]) -> int | None:
