@@ -1,7 +1,7 @@
 """Give every item its semantic ID in each modality, and no two items the same one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -9,13 +9,13 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from tessera.artifacts import named_paths, read_table, write_json, write_table
+from tessera.artifacts import named_paths, read_table, whole_file, write_json, write_table
 from tessera.codes.absent import lend_paths
 from tessera.codes.checkpoint import load
 from tessera.codes.collisions import resolve
 from tessera.codes.encoding import encode
 from tessera.codes.id_file import codes_of, estimated_paths, read_ids
-from tessera.codes.statistics import summary
+from tessera.codes.statistics import USAGE, summary, usage
 from tessera.codes.tables import fused, id_table, rows_of
 from tessera.codes.uniform import Sinkhorn
 from tessera.params import PARAMS_FILE, load_params, quantised
@@ -30,13 +30,13 @@ def main(
     quantizer: Annotated[Path, typer.Option(help="The trained quantizer: a folder. Not read if ids.source is file.")],
     items: Annotated[Path, typer.Option(help="The items.")],
     ids: Annotated[Path, typer.Option(help="To write: the semantic IDs.")],
+    code_usage: Annotated[Path, typer.Option(help="To write: the share of items that each code of a level has.")],
     metrics: Annotated[Path, typer.Option(help="To write: collisions and use of codes, before and after.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
     if not params.modalities:
-        write_table(ids, pl.DataFrame(schema=IDS), IDS)
-        write_json(metrics, {})
+        write(ids, code_usage, metrics, tables=[], used=[], measures={})
         return
     shop = read_table(items, ITEMS)
     files = {name: path for name, path in named_paths(vectors).items() if name in params.modalities}
@@ -65,10 +65,31 @@ def main(
         for n, path in paths.items()
     }
 
-    by_modality = [id_table(shop["item"], name, codes=codes[name], first=path.codes) for name, path in paths.items()]
-    write_table(ids, pl.concat(by_modality), IDS)
     lent = {name: {"items_lent_a_path": int((~there).sum())} for name, there in present.items()}
-    write_json(metrics, {n: summary(path.codes, codes[n]) | lent.get(n, {}) for n, path in paths.items()})
+    write(
+        ids,
+        code_usage,
+        metrics,
+        tables=[id_table(shop["item"], n, codes=codes[n], first=path.codes) for n, path in paths.items()],
+        used=[usage(found, modality=n, size=size) for n, found in codes.items()],
+        measures={n: summary(path.codes, codes[n]) | lent.get(n, {}) for n, path in paths.items()},
+    )
+
+
+def write(
+    ids: Path,
+    code_usage: Path,
+    metrics: Path,
+    *,
+    tables: list[pl.DataFrame],
+    used: list[pl.DataFrame],
+    measures: dict[str, Any],
+) -> None:
+    """Write what the modalities have, each list an entry a modality."""
+    write_table(ids, pl.concat([pl.DataFrame(schema=IDS), *tables]), IDS)
+    with whole_file(code_usage) as partial:
+        pl.concat([pl.DataFrame(schema=USAGE), *used]).write_csv(partial, separator="\t")
+    write_json(metrics, measures)
 
 
 if __name__ == "__main__":

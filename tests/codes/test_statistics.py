@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tessera.codes.statistics import collisions, levels, summary
+from tessera.codes.statistics import collisions, levels, summary, usage
 
 some_codes = st.integers(1, 3).flatmap(
     lambda width: st.integers(1, 20).flatmap(lambda items: arrays(np.int64, (items, width), elements=st.integers(0, 3)))
@@ -40,6 +40,19 @@ def test_against_definitions(codes):
         assert level.codes_used == len(shares)
         assert level.entropy == pytest.approx(-sum(share * math.log2(share) for share in shares), abs=1e-9)
         assert 1 <= level.perplexity <= level.codes_used + 1e-9
+
+
+def test_usage_by_hand():
+    """Level 0 has code 2 three times of four; level 1 goes beyond its codebook and uses each of four codes once."""
+    table = usage(np.array([[2, 0], [2, 1], [0, 2], [2, 3]]), modality="text", size=3)
+    assert table.filter(level=0)["share"].to_list() == [0.75, 0.25, 0.0]
+    assert table.filter(level=1)["share"].to_list() == [0.25] * 4
+    assert table["place"].to_list() == [1, 2, 3, 1, 2, 3, 4]
+    assert table["modality"].unique().to_list() == ["text"]
+
+
+def test_no_items_use_no_code():
+    assert usage(np.empty((0, 2), dtype=np.int64), modality="text", size=2)["share"].to_list() == [0.0] * 4
 
 
 def test_summary_by_hand():

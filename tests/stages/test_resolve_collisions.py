@@ -87,6 +87,7 @@ def resolve(tmp_path, params_file):
             quantizer=tmp_path / "quantizer",
             items=tmp_path / "items.parquet",
             ids=tmp_path / "ids.parquet",
+            code_usage=tmp_path / "code_usage.tsv",
             metrics=tmp_path / "metrics.json",
             params_file=params_file({**SMALL, **(changes or {})}),
         )
@@ -122,6 +123,17 @@ def test_metrics_have_their_fixed_names(resolve):
     }
     assert list(metrics["text"]["levels"]) == ["0", "1", "2"]
     assert set(metrics["text"]["levels"]["0"]) == {"codes_used", "perplexity", "entropy"}
+
+
+def test_the_use_of_codes_is_that_of_the_ids(resolve, tmp_path):
+    table, metrics = resolve()
+    usage = pl.read_csv(tmp_path / "code_usage.tsv", separator="\t")
+    for modality in WIDTHS:
+        for level, measures in metrics[modality]["levels"].items():
+            shares = usage.filter(modality=modality, level=int(level))["share"]
+            assert (shares > 0).sum() == measures["codes_used"]
+            codes = table.filter(modality=modality)["codes"].list.get(int(level))
+            assert shares[0] == pytest.approx(codes.value_counts()["count"].max() / COUNT)
 
 
 def test_first_codes_are_the_quantizers(resolve):

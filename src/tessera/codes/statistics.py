@@ -1,10 +1,15 @@
 """What a set of semantic IDs looks like: how many items share one, and how evenly each level uses its codes."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from tessera.codes.collisions import Integers, packed
+
+#: What `usage` returns.
+USAGE: Final = {"modality": pl.String, "level": pl.Int64, "place": pl.Int64, "share": pl.Float64}
 
 
 class Level(NamedTuple):
@@ -53,6 +58,29 @@ def summary(first: Integers, codes: Integers) -> dict[str, Any]:
         "levels": {str(level): usage._asdict() for level, usage in enumerate(levels(codes))},
         "levels_before": {str(level): usage._asdict() for level, usage in enumerate(levels(first))},
     }
+
+
+def usage(codes: Integers, *, modality: str, size: int) -> pl.DataFrame:
+    """Return how even each level of codes (N, L) of a modality is: the share of the items that each code has.
+
+    A level's codes stand by their place, from 1, the most used first (MACRec, figure 4); unused ones of its codebook of
+    size end the row with 0. A level beyond a codebook, as one that separates collisions, has the codes that are used.
+    """
+    shares = [_shares(column, size=size) for column in codes.T]
+    return pl.concat(
+        [pl.DataFrame(schema=USAGE)]
+        + [
+            pl.DataFrame(
+                {"modality": modality, "level": level, "place": range(1, len(share) + 1), "share": share}, schema=USAGE
+            )
+            for level, share in enumerate(shares)
+        ]
+    )
+
+
+def _shares(codes: Integers, *, size: int) -> NDArray[np.float64]:
+    counts = np.bincount(codes, minlength=size)
+    return np.sort(counts)[::-1] / max(1, len(codes))
 
 
 def _level(codes: Integers) -> Level:
