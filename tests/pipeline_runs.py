@@ -3,7 +3,7 @@
 import importlib
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,13 @@ SMALL = {
 CONF = ROOT / "conf"
 
 
-def write_params(file: Path, changes: Mapping[str, Any], *, conf: Path = CONF) -> None:
-    """Write params.yaml, composed for the system that changes name, with dotted keys changed, as in {"filter.k": 2}."""
-    document = _YAML.load(_composed(conf, changes.get("system", "macrec")))
+def write_params(file: Path, changes: Mapping[str, Any], *, conf: Path = CONF, overrides: Sequence[str] = ()) -> None:
+    """Write params.yaml, composed for the system that changes name, with dotted keys changed, as in {"filter.k": 2}.
+
+    overrides are what stands after `dvc exp run -S`; changes come after them.
+    """
+    system = [f"system={changes['system']}"] if "system" in changes else []
+    document = _YAML.load(_composed(conf, (*system, *overrides)))
     for dotted, value in changes.items():
         *path, last = dotted.split(".")
         section = document
@@ -60,8 +64,8 @@ def write_params(file: Path, changes: Mapping[str, Any], *, conf: Path = CONF) -
 
 
 @cache
-def _composed(conf: Path, system: str) -> str:
-    return composed(conf, [f"system={system}"])
+def _composed(conf: Path, overrides: tuple[str, ...]) -> str:
+    return composed(conf, overrides)
 
 
 def run_stages(stages: Iterable[str], folder: Path, changes: Mapping[str, Any]) -> Path:
@@ -72,7 +76,13 @@ def run_stages(stages: Iterable[str], folder: Path, changes: Mapping[str, Any]) 
 
 
 def run_stage(
-    stage: str, folder: Path, changes: Mapping[str, Any], *, inputs: Path | None = None, conf: Path = CONF
+    stage: str,
+    folder: Path,
+    changes: Mapping[str, Any],
+    *,
+    inputs: Path | None = None,
+    conf: Path = CONF,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Run a stage with its command line of dvc.yaml in folder; what it reads lies there, or in the folder inputs."""
     spec = STAGES[stage]
@@ -80,7 +90,7 @@ def run_stage(
         if dependency.startswith(("data/", "metrics/")):
             (folder / dependency).parent.mkdir(parents=True, exist_ok=True)
             (folder / dependency).symlink_to(inputs / dependency)
-    write_params(folder / "params.yaml", changes, conf=conf)
+    write_params(folder / "params.yaml", changes, conf=conf, overrides=overrides)
     app = typer.Typer()
     app.command()(importlib.import_module(f"stages.{stage}").main)
     _, _, *options = shlex.split(spec["cmd"])

@@ -1,0 +1,182 @@
+"""Every command of the README and of docs/ is typed here, on a shop of a few shoppers."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from ruamel.yaml import YAML
+
+from tessera.artifacts import read_json, read_table
+from tessera.compose import composed
+from tessera.params import Params, parsed_section
+from tessera.schemas import IDS, IMAGES, ITEMS, RAW_ITEMS, REVIEWS
+from tests.documents import PAGES, commands_of
+from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
+
+COMMANDS = [command for page in PAGES for command in commands_of(page)]
+
+#: What `dvc exp run` is given; runs are cheap, so that each is done in this process and without DVC.
+EXPERIMENTS = sorted({c for c in COMMANDS if c.text.startswith("dvc exp run") and c.overrides}, key=lambda c: c.text)
+
+#: Experiments that want what is not here: their parameters are composed and checked, and no stage is run.
+NOT_HERE = {
+    "encoder=sentence": "downloads models",
+    "encoder=precomputed": "takes vectors of one's own; tests/stages/test_embed_text.py has some",
+    "ids.source=file": "takes IDs of one's own; tests/stages/test_resolve_collisions.py has some",
+    "dataset=instruments": "takes reviews of one's own",
+}
+
+#: What stands in the documents for a folder of one's own.
+FOLDERS = {"/path/to/folder", "/path/to/movielens_small", "shop"}
+
+#: Commands that a shell types in a repository, one after the other, and what each prints.
+TYPED = {
+    "dvc repro": "Data and pipelines are up to date",
+    "dvc exp run -S quant.lambda_con=0.5": "Ran experiment",
+    "dvc metrics diff": "quantizer",
+    "dvc exp show --only-changed --drop '^(?!Experiment|final|seed|system|quant|t5|decode)'": "lambda_con",
+    "dvc metrics diff --targets metrics/evaluate.json": "final.hr@10",
+    "dvc params diff": "quant.lambda_con",
+    "dvc plots diff": "index.html",
+    "git checkout . && dvc checkout": "",
+    "make params": "",
+    "tessera show": "popularity",
+    "tessera ids BPKBIV0UDB": "modality",
+    "tessera ids text:12": "items begin with",
+}
+
+#: Commands that stand in a queue for what they do.
+QUEUED = ("dvc exp run --queue -S seed=0,1,2", "dvc queue start")
+
+#: How long the first of the queued experiments may take.
+SECONDS = 300
+
+#: Commands that other tests, or those who start them, run; and where.
+ELSEWHERE = {
+    "make repro": ".ci/run",
+    "make test": ".ci/run",
+    "tessera experiments run demo": "tests/experiments/test_commands.py",
+    "tessera experiments show demo": "tests/experiments/test_commands.py",
+}
+
+
+def test_the_documents_have_commands_and_every_one_is_run():
+    assert len(COMMANDS) > 20
+    known = {*TYPED, *ELSEWHERE, *QUEUED, *(command.text for command in EXPERIMENTS)}
+    assert {command.text for command in COMMANDS} - known == set()
+    assert {*TYPED, *ELSEWHERE} - {command.text for command in COMMANDS} == set(), "in no document any more"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder as docs/tutorial.md describes it, of what the demo shop sells."""
+    run = tmp_path_factory.mktemp("run")
+    run_stages(["download_reviews", "fetch_images"], run, SMALL)
+    folder = tmp_path_factory.mktemp("folder") / "shop"
+    (folder / "pictures").mkdir(parents=True)
+    reviews = read_table(run / "data/download_reviews/reviews.parquet", REVIEWS)
+    dates = pl.from_epoch("time", time_unit="ms").dt.strftime("%Y-%m-%dT%H:%M:%S")
+    reviews.select(user="user_key", item="item_key", timestamp=dates).write_csv(folder / "interactions.csv")
+    pictures = read_table(run / "data/fetch_images/images.parquet", IMAGES).filter(pl.col("picture").is_not_null())
+    for key, picture in pictures.select("key", "picture").iter_rows():
+        (folder / "pictures" / f"{key}.jpg").write_bytes(picture)
+    items = read_table(run / "data/download_reviews/items.parquet", RAW_ITEMS)
+    items.select(
+        "title",
+        "description",
+        item="key",
+        categories=pl.col("categories").list.join("|"),
+        image=pl.when(pl.col("key").is_in(pictures["key"].implode())).then(pl.format("pictures/{}.jpg", "key")),
+    ).write_csv(folder / "items.csv")
+    return folder
+
+
+@pytest.mark.parametrize("command", EXPERIMENTS, ids=lambda command: command.text)
+def test_an_experiment_of_the_documents(command, shop, tmp_path):
+    overrides = [_here(override, shop) for override in command.overrides if not override.startswith("seed=")]
+    parsed_section(composed(CONF, overrides), Params, source=CONF)
+    if set(overrides) & set(NOT_HERE):
+        return
+    named = {override.partition("=")[0] for override in overrides}
+    changes = {key: value for key, value in SMALL.items() if key not in named}
+    if "dataset=folder" in overrides:
+        changes = {key: value for key, value in changes.items() if not key.startswith("dataset.")}
+    for stage in STAGES:
+        run_stage(stage, tmp_path, changes, overrides=overrides)
+    assert 0 <= read_json(tmp_path / "metrics/evaluate.json")["final"]["hr@10"] <= 1
+
+
+def _here(override: str, shop: Path) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}={shop}" if value in FOLDERS and key.startswith("dataset.") else override
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository of the project whose defaults are small, after its first run."""
+    folder = tmp_path_factory.mktemp("repository")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.split("\0")[:-1]:
+        if name.startswith((".dvc", "conf/", "src/", "stages/")) or "/" not in name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "dvc.lock").unlink()
+    (folder / "metrics").mkdir()
+    make_small(folder / "conf")
+    typed(folder, "git init -q && git config user.name Tester && git config user.email tester@example.org")
+    typed(folder, f"{sys.executable} -m tessera.compose && git add -A && git commit -q -m 'A small shop'")
+    typed(folder, "dvc repro -q && git add -A && git commit -q -m 'Run it'")
+    return folder
+
+
+def make_small(conf: Path) -> None:
+    """Have the root of conf/ end with the values of SMALL."""
+    values: dict = {}
+    for dotted, value in SMALL.items():
+        section, _, key = dotted.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[key] = value
+    with (conf / "few.yaml").open("w") as file:
+        file.write("# @package _global_\n")
+        YAML().dump(values, file)
+    root = (conf / "config.yaml").read_text()
+    (conf / "config.yaml").write_text(re.sub(r"(?m)^defaults:\n((?:  - .*\n)+)", r"defaults:\n\1  - few\n", root))
+
+
+def typed(folder: Path, command: str) -> str:
+    """Return what a shell prints that types command in folder."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def test_commands_typed_one_after_the_other(repository):
+    ids = read_table(repository / "data/resolve_collisions/ids.parquet", IDS)
+    key = read_table(repository / "data/filter_reviews/items.parquet", ITEMS)["key"][0]
+    code = ids.filter(modality="text")["codes"][0][0]
+    for command, told in TYPED.items():
+        here = command.replace("BPKBIV0UDB", key).replace("text:12", f"text:{code}")
+        here = here.replace("make params", f"{sys.executable} -m tessera.compose")  # without a new environment
+        assert told in typed(repository, here), command
+
+
+def test_queued_experiments_run(repository):
+    for command in QUEUED:
+        typed(repository, command)
+    for _ in range(SECONDS):
+        told = typed(repository, "dvc queue status")
+        if "Success" in told:
+            break
+        assert "Failed" not in told
+        time.sleep(1)
+    typed(repository, "dvc queue stop --kill && dvc queue remove --all")
+    assert "Success" in told
