@@ -33,16 +33,9 @@ from side_by_side import GIB, Case, Growth, alternate_apart, in_own_process, rep
 
 from tessera.artifacts import read_table, write_table
 from tessera.items.amazon import read_reviews
-from tessera.items.filtering import (
-    FNV_OFFSET,
-    FNV_PRIME,
-    SPLITMIX,
-    counted,
-    dense_interactions,
-    in_order,
-    leave_one_out,
-    numbered,
-)
+from tessera.items.filtering import counted, dense_interactions, in_order, numbered
+from tessera.items.hashing import FNV_OFFSET, FNV_PRIME, SPLITMIX
+from tessera.items.splits import leave_one_out
 from tessera.runtime import keep_freed_memory
 from tessera.schemas import INTERACTIONS, REVIEWS, USERS
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from paper import PAPER
 
 from tessera.items.amazon import read_reviews
-from tessera.items.filtering import counted, in_order, leave_one_out, numbered
+from tessera.items.filtering import counted, in_order, numbered
+from tessera.items.splits import leave_one_out
 from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.vocabulary import Vocabulary, parse_tasks
 

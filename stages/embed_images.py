@@ -8,6 +8,7 @@ import typer
 
 from tessera.artifacts import read_table, write_json, write_table
 from tessera.items.image_encoders import clip, descriptors
+from tessera.items.impairing import Impairment, impaired, remaining
 from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, Image, load_params
 from tessera.places import at_home, found_at_home
@@ -29,11 +30,14 @@ def main(
     table, counts = pl.DataFrame(schema=VECTORS), dict[str, float](items=0)
     if "image" in params.modalities:
         catalogue = read_table(items, ITEMS)
-        found = embedded(images, catalogue["key"], params.image, device=params.device)
-        filled = fill_absent(found, modality="image")
-        lost = int((catalogue["has_picture"].to_numpy() & ~found.present).sum())
+        keys, impairment = catalogue["key"], Impairment(**params.image.model_dump(include=set(Impairment._fields)))
+        kept = remaining(keys, impairment, modality="image")
+        found = embedded(images, keys.filter(kept), params.image, device=params.device)
+        made = impaired(found, kept, impairment, keys=keys, modality="image")
+        filled = fill_absent(made.vectors, modality="image")
+        lost = int((catalogue["has_picture"].to_numpy()[kept] & ~found.present).sum())
         table = vector_table(catalogue["item"], filled)
-        counts = vector_metrics(filled) | {"pictures_lost": lost}
+        counts = vector_metrics(filled) | {"pictures_lost": lost} | made.counts
     if is_main_process():
         write_table(vectors, table, VECTORS)
         write_json(metrics, counts)

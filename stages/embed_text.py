@@ -7,6 +7,7 @@ import polars as pl
 import typer
 
 from tessera.artifacts import read_table, write_json, write_table
+from tessera.items.impairing import Impairment, impaired, remaining
 from tessera.items.text_encoders import by_item, item_texts, mean_pooled, tfidf
 from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, Text, load_params
@@ -25,9 +26,13 @@ def main(
     table, counts = pl.DataFrame(schema=VECTORS), dict[str, float](items=0)
     if "text" in params.modalities:
         catalogue = read_table(items, ITEMS)
-        found, about_texts = embedded(catalogue, params.text, device=params.device)
-        filled = fill_absent(found, modality="text")
-        table, counts = vector_table(catalogue["item"], filled), vector_metrics(filled) | about_texts
+        keys, impairment = catalogue["key"], Impairment(**params.text.model_dump(include=set(Impairment._fields)))
+        kept = remaining(keys, impairment, modality="text")
+        found, about_texts = embedded(catalogue.filter(kept), params.text, device=params.device)
+        made = impaired(found, kept, impairment, keys=keys, modality="text")
+        filled = fill_absent(made.vectors, modality="text")
+        table = vector_table(catalogue["item"], filled)
+        counts = vector_metrics(filled) | about_texts | made.counts
     if is_main_process():
         write_table(vectors, table, VECTORS)
         write_json(metrics, counts)

@@ -23,6 +23,7 @@ from tessera.recommender.metrics import (
     measure_cuts,
     measure_slices,
     ranks_by_ranking,
+    ranks_by_warmth,
 )
 from tessera.recommender.popularity import POPULARITY, rank_by_popularity
 from tessera.recommender.targets import check_rankings, doubts, find_targets, target_ranks
@@ -32,7 +33,7 @@ from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS
 FINAL = "final"
 
 #: Keys of the metrics beside the rankings.
-RESERVED = (ENSEMBLE, POPULARITY, FINAL, "valid")
+RESERVED = (ENSEMBLE, POPULARITY, FINAL, "valid", "cold", "warm")
 
 
 def main(
@@ -67,7 +68,7 @@ def main(
 
     write_table(per_user, found, PER_USER)
     write_table(ensemble, fused, RANKINGS)
-    write_json(metrics, _document(ranks, measure, final=final))
+    write_json(metrics, _document(ranks | ranks_by_warmth(found), measure, final=final))
     write_json(slices, measure_slices(found, bounds=bounds))
     write_json(curve, measure_cuts(ranks["test"], longest=longest))
 
@@ -91,11 +92,14 @@ def main(
 def _document(
     ranks: dict[str, dict[str, Floats]], of: Callable[[Floats], Mapping[str, object]], *, final: str
 ) -> dict[str, object]:
-    """Return what `of` makes of each test ranking, `final` among them, and of each validation ranking under `valid`."""
+    """Return what `of` makes of each test ranking, `final` among them, and of other rankings under their split's name.
+
+    These are `valid`, and `cold` and `warm` where there are test targets of both kinds.
+    """
     by_split = {split: {name: of(each) for name, each in rankings.items()} for split, rankings in ranks.items()}
     for rankings in by_split.values():
         rankings[FINAL] = rankings[final]
-    return {**by_split["test"], "valid": by_split["valid"]}
+    return {**by_split.pop("test"), **by_split}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 
 from tessera.artifacts import read_table, write_json, write_table
@@ -12,12 +13,12 @@ from tessera.items.filtering import (
     dense_interactions,
     in_order,
     interactions_with,
-    leave_one_out,
     numbered,
-    split_sizes,
     statistics,
 )
-from tessera.params import PARAMS_FILE, load_params
+from tessera.items.hashing import drawn
+from tessera.items.splits import leave_one_out, points_in_time, split_by_time, split_sizes, without_training
+from tessera.params import PARAMS_FILE, Filter, load_params
 from tessera.runtime import log, run
 from tessera.schemas import IMAGES, INTERACTIONS, ITEMS, RAW_ITEMS, REVIEWS, USERS
 
@@ -42,7 +43,7 @@ def main(
     )
     present = present_keys(catalogue, params.filter.required)
     left = interactions_with(dense.interactions, present, k=k)
-    kept = leave_one_out(in_order(numbered(left.interactions), ties=params.filter.ties))
+    kept, about_split = split(in_order(numbered(left.interactions), ties=params.filter.ties), params.filter)
 
     known = catalogue.join(counted(kept, "item"), on="key", maintain_order="right")
     found = statistics(kept)
@@ -56,7 +57,22 @@ def main(
     write_table(users, counted(kept, "user"), USERS)
     dropped = dense.dropped | left.dropped
     about = {"splits": split_sizes(kept), "dropped": dropped, "lacking": lacking(known), "expected": expected}
-    write_json(metrics, found | about)
+    write_json(metrics, found | about | about_split)
+
+
+def split(ordered: pl.DataFrame, how: Filter) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the interactions with their splits, and what is to be told of these."""
+    about = {}
+    if how.split == "time":
+        points = points_in_time(ordered, valid_from=how.valid_from, test_from=how.test_from)
+        kept, about = split_by_time(ordered, points), points._asdict()
+    else:
+        kept = leave_one_out(ordered)
+    items = counted(kept, "item")
+    cold = items["item"].gather(drawn(items["key"], share=how.cold_items, purpose="cold items", seed=how.seed))
+    if len(cold):
+        kept, about = without_training(kept, cold), about | {"cold_items": len(cold)}
+    return kept, about
 
 
 if __name__ == "__main__":

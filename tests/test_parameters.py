@@ -35,6 +35,7 @@ BASE = SMALL | {
     "t5.epochs": 3,
     "t5.monitor_users": 10,
 }
+BY_TIME = {"filter.split": "time"}
 SASREC = {"sequence.encoder": "sasrec"}
 BERT4REC = {"sequence.encoder": "bert4rec"}
 ITEMKNN = {"collaborative.members": ["itemknn"]}
@@ -51,9 +52,22 @@ KNOBS = {
     "filter.min_rating": Knob(4.0),
     "filter.required": Knob(["image"], {"modalities": ["text"], "filter.required": []}),
     "filter.ties": Knob("file_order"),
+    "filter.split": Knob("time"),
+    "filter.valid_from": Knob(0.7, BY_TIME),
+    "filter.test_from": Knob(0.85, BY_TIME),
+    "filter.cold_items": Knob(0.2),
+    "filter.seed": Knob(1, {"filter.cold_items": 0.2}),
     "text.fields": Knob("apart"),
     "text.dimensions": Knob(8),
     "image.dimensions": Knob(8),
+    "text.missing": Knob(0.2),
+    "text.swapped": Knob(0.2),
+    "text.noise": Knob(0.2),
+    "text.seed": Knob(1, {"text.noise": 0.2}),
+    "image.missing": Knob(0.2),
+    "image.swapped": Knob(0.2),
+    "image.noise": Knob(0.2),
+    "image.seed": Knob(1, {"image.noise": 0.2}),
     "modalities": Knob(["text"], {"filter.required": []}),
     "sequence.encoder": Knob("sasrec"),
     "sequence.mask": Knob(0.6, BERT4REC),

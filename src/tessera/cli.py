@@ -101,7 +101,7 @@ def show_metrics(
 
     The interval is left out where it is not known, as in a fresh clone, and so is an output that is not there.
     """
-    rankings = {name: values for name, values in read_json(evaluate).items() if name != "valid"}
+    rankings = {name: values for name, values in read_json(evaluate).items() if HEADLINE in values}
     if not rankings:
         raise TableError(f"{evaluate}: expected measures of at least one ranking, found none")
     out.print(_metrics_table(rankings, read_json(intervals) if intervals.is_file() else None))

@@ -26,6 +26,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Within = Annotated[float, Field(gt=0, lt=1)]
 Modality = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -116,11 +118,25 @@ class Filter(Section):
 
     k: PositiveInt
     required: list[Modality]
-    ties: Literal["hash", "file_order"]
+    ties: Literal["hash", "file_order", "reverse_file_order"]
     min_rating: float | None
+    split: Literal["leave_one_out", "time"]
+    valid_from: Within
+    test_from: Within
+    cold_items: BelowOne
+    seed: Seed
 
 
-class Text(Section):
+class Impaired(Section):
+    """What embed_text and embed_images take from vectors, to see what comes of it."""
+
+    missing: BelowOne
+    swapped: Share
+    noise: NotNegative
+    seed: Seed
+
+
+class Text(Impaired):
     """embed_text."""
 
     encoder: Literal["tfidf", "transformers", "precomputed"]
@@ -134,7 +150,7 @@ class Text(Section):
     trust_remote_code: bool
 
 
-class Image(Section):
+class Image(Impaired):
     """embed_images."""
 
     encoder: Literal["descriptors", "open_clip", "precomputed"]
@@ -154,7 +170,7 @@ class Sequence(Section):
     width: PositiveInt
     layers: PositiveInt
     heads: PositiveInt
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: BelowOne
     epochs: PositiveInt
     batch_size: PositiveInt
     lr: Positive
@@ -222,7 +238,7 @@ class T5(Section):
     heads: PositiveInt
     encoder_layers: PositiveInt
     decoder_layers: PositiveInt
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: BelowOne
     initializer_factor: Positive
     positions: Literal["tokens", "items"]
     loss: Literal["softmax", "trie_softmax"]
@@ -330,6 +346,11 @@ class Params(Section):
             raise ValueError(
                 f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
                 f"found {self.quant.con_start_level}"
+            )
+        if self.filter.valid_from >= self.filter.test_from:
+            raise ValueError(
+                f"filter.valid_from: expected less than filter.test_from = {self.filter.test_from}, "
+                f"found {self.filter.valid_from}"
             )
         for key, needed, value in self._needs():
             if needed and value in (None, UNSET):

@@ -3,8 +3,8 @@
 `key` is always the source's own name (an ASIN, a film's number) and a string; `user` and `item` are
 always the dense integers 0..n-1 that `filter_reviews` gives out, in the order of their keys.
 
-Splits are `train`, `valid` and `test`. Times are milliseconds since 1970, UTC. A `vector` column has one
-width in a file, and any width from file to file.
+Splits are `train`, `valid` and `test`; an interaction that is in none has `rest`. Times are milliseconds since 1970,
+UTC. A `vector` column has one width in a file, and any width from file to file.
 """
 
 import polars as pl

@@ -37,6 +37,23 @@ def test_what_cannot_be_tested_is_not():
     assert others == {}, "the users are not the same"
 
 
+def test_rows_of_other_users_are_rivals_among_themselves():
+    """A row of another split may be the best of all: the others still have a rival, and none is compared with it."""
+    found = rivals(
+        base=gains(1, 1, 0, 0),
+        worse=gains(1, 0, 0, 0),
+        later=gains(1, 1, users=[0, 1]),
+        later_worse=gains(0, 1, users=[0, 1]),
+        alone=gains(1, users=[5]),
+    )
+    assert {row: rival.row for row, rival in found.items()} == {
+        "base": "worse",
+        "worse": "base",
+        "later": "later_worse",
+        "later_worse": "later",
+    }
+
+
 def test_a_difference_is_relative_to_what_was_published():
     assert Cell(0.11, 0.01, 0.1).difference == pytest.approx(0.1)
     assert Cell(None, None, 0.1).difference is None

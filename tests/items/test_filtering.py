@@ -15,15 +15,13 @@ from tessera.items.filtering import (
     in_order,
     interactions_with,
     k_core,
-    key_hashes,
-    leave_one_out,
     numbered,
     sizes_of,
-    split_sizes,
     statistics,
     tie_hashes,
     tie_rate,
 )
+from tests.items.test_hashing import slow_hash, slow_mix
 
 SCHEMA = {"user_key": pl.String, "item_key": pl.String, "time": pl.Int64, "rating": pl.Float32, "row": pl.UInt64}
 WORD = 2**64
@@ -227,6 +225,7 @@ def test_order_is_by_time_and_positions_count_from_zero_per_user():
 def test_file_order_puts_equal_times_as_the_file_has_them():
     found = numbered(reviews([("A", "z", 1), ("A", "x", 1), ("A", "y", 1), ("A", "w", 0)]))
     assert in_order(found, ties="file_order")["item_key"].to_list() == ["w", "z", "x", "y"]
+    assert in_order(found, ties="reverse_file_order")["item_key"].to_list() == ["w", "y", "x", "z"]
 
 
 def test_hashed_ties_do_not_depend_on_the_order_of_the_file_and_differ_from_user_to_user():
@@ -236,34 +235,6 @@ def test_hashed_ties_do_not_depend_on_the_order_of_the_file_and_differ_from_user
     orders = {"".join(items) for items in first.group_by("user").agg("item_key")["item_key"]}
     assert len(orders) == 6
     assert "uvwxyz" not in orders
-
-
-def slow_hash(key):
-    state = 0xCBF29CE484222325
-    for letter in key.encode():
-        state = (state ^ letter) * 0x100000001B3 % WORD
-    return state
-
-
-def slow_mix(word):
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % WORD
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % WORD
-    return word ^ (word >> 31)
-
-
-def test_key_hashes_are_fnv_1a_as_published():
-    assert [f"{key:x}" for key in key_hashes(pl.Series(["", "a", "foobar"]))] == [
-        "cbf29ce484222325",
-        "af63dc4c8601ec8c",
-        "85944171f73967e8",
-    ]
-
-
-@settings(deadline=None)
-@given(st.lists(st.text(max_size=12), max_size=8), st.integers(0, 8))
-def test_key_hashes_equal_a_loop_over_bytes(keys, start):
-    series = pl.Series(keys, dtype=pl.String)[start:]
-    assert key_hashes(series).tolist() == [slow_hash(key) for key in keys[start:]]
 
 
 @settings(deadline=None)
@@ -276,29 +247,6 @@ def test_tie_hashes_equal_their_formula(found):
 def test_tie_hashes_stay_what_they_are():
     """An order that changes from release to release changes every result: this pins it."""
     assert tie_hashes(numbered(reviews([("A2IBPI20UZIR0U", "B00004UE29")]))).tolist() == [0x2D8E2160A9A30785]
-
-
-# splits
-
-
-def test_the_last_is_test_and_the_last_but_one_valid_where_three_are_there():
-    lengths = {"A": 1, "B": 2, "C": 3, "D": 5}
-    found = in_order(
-        numbered(reviews([(user, f"{at}", at) for user in lengths for at in range(lengths[user])])), ties="hash"
-    )
-    split = leave_one_out(found)
-    assert split.group_by("user_key", maintain_order=True).agg("split").rows() == [
-        ("A", ["train"]),
-        ("B", ["train", "train"]),
-        ("C", ["train", "valid", "test"]),
-        ("D", ["train", "train", "train", "valid", "test"]),
-    ]
-    assert split_sizes(split) == {"train": 7, "valid": 2, "test": 2}
-
-
-def test_the_split_reads_positions_not_the_order_of_rows():
-    found = leave_one_out(pl.DataFrame({"user": [0, 0, 0], "position": [2, 0, 1]}))
-    assert found["split"].to_list() == ["test", "train", "valid"]
 
 
 def test_statistics_worked_by_hand():

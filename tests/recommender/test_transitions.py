@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.items.amazon import read_reviews
-from tessera.items.filtering import in_order, leave_one_out, numbered
+from tessera.items.filtering import in_order, numbered
+from tessera.items.splits import leave_one_out
 from tessera.recommender.corpus import histories
 from tessera.recommender.lists import IMPOSSIBLE, rank_histories, rankings_table
 from tessera.recommender.metrics import measure, ranks_by_ranking

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from stages.embed_images import main
 from tessera.artifacts import read_table, write_table
 from tessera.errors import DataError, ParamsError, SourceError, TableError
+from tessera.items.hashing import drawn
 from tessera.schemas import IMAGES, ITEMS, VECTORS
 from tests.tiny_models import CLIP, clip_folder
 
@@ -103,6 +104,22 @@ def test_the_same_parameters_write_the_same_bytes_whatever_the_seed(embed, tmp_p
         embed({"seed": seed})
         written.append((tmp_path / "vectors.parquet").read_bytes())
     assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.parametrize("encoder", ["descriptors", "open_clip"])
+def test_pictures_that_are_taken_away_are_not_lost(embed, clips, encoder):
+    """Of items 0 to 8 a third is taken away, whether there was a picture or not."""
+    changes = {"image.dimensions": 2} if encoder == "descriptors" else with_clip(clips)
+    usual, _ = embed(changes)
+    worse, metrics = embed(changes | {"image.missing": 1 / 3})
+    keys = pl.Series([f"k{item}" for item in range(9)])
+    taken = set(drawn(keys, share=1 / 3, purpose="image missing", seed=0).tolist())
+    assert len(taken) == metrics["made_missing"] == 3
+    assert {item for item in range(9) if not worse["present"][item]} == taken | {2, 3}
+    assert metrics["pictures_lost"] == (3 not in taken)
+    if encoder == "open_clip":
+        kept = worse["present"].to_numpy()
+        np.testing.assert_allclose(matrix(worse)[kept], matrix(usual)[kept], atol=1e-6)
 
 
 @pytest.mark.parametrize("change", ["model", "checkpoint", "encoder"])

@@ -83,6 +83,28 @@ def test_the_same_parameters_write_the_same_bytes_whatever_the_seed(embed, tmp_p
     assert written[0] == written[1] == written[2]
 
 
+def test_taking_texts_away_is_embedding_the_others(embed, items, tmp_path):
+    """No encoder learns from what is taken away: the catalogue without these items gives the others' vectors."""
+    worse, metrics = embed({"text.dimensions": 6, "text.missing": 0.25})
+    assert metrics["made_missing"] == 3
+    lost = {item for item in range(12) if not worse["present"][item]} - {3}
+    catalogue = read_table(items, ITEMS)
+    blank = pl.when(pl.col("item").is_in(list(lost))).then(pl.lit("")).otherwise
+    told = catalogue.with_columns(title=blank(pl.col("title")), description=blank(pl.col("description")))
+    write_table(tmp_path / "fewer.parquet", told, ITEMS)
+    fewer, _ = embed({"text.dimensions": 6}, catalogue=tmp_path / "fewer.parquet")
+    assert fewer.equals(worse)
+
+
+@pytest.mark.parametrize("made_worse", [{"text.noise": 1.0}, {"text.swapped": 1.0}])
+def test_noise_and_swaps_change_vectors_and_not_who_has_one(embed, made_worse):
+    usual, metrics = embed({"text.dimensions": 6})
+    worse, told = embed({"text.dimensions": 6, **made_worse})
+    assert worse["present"].equals(usual["present"])
+    assert np.abs(matrix(worse)[worse["present"]] - matrix(usual)[usual["present"]]).max(axis=1).min() > 0
+    assert told == metrics | ({"swapped": 11} if "text.swapped" in made_worse else {})
+
+
 def test_model_metrics_tell_of_tokens(embed, models):
     table, metrics = embed(with_model(models, max_tokens=10))
     assert metrics["width"] == table["vector"].dtype.shape[0] == 16

@@ -93,6 +93,22 @@ def test_what_is_written(evaluate):
     assert list(written.intervals["intervals"]) == list(written.metrics)
 
 
+def test_cold_and_warm_targets_are_measured_apart_where_there_are_both(evaluate):
+    """Item 0 leaves training: who is to find it has a cold target. Both together are all users."""
+    shop_now = shop()
+    is_cold = (pl.col("item") == 0) & (pl.col("split") == "train")
+    shop_now = shop_now.with_columns(split=pl.when(is_cold).then(pl.lit("rest")).otherwise("split"))
+    written = evaluate(interactions=shop_now)
+    assert list(written.metrics)[-3:] == ["valid", "cold", "warm"]
+    ranks = written.per_user.filter(split="test", ranking="ensemble")
+    cold = ranks.filter(target_frequency=0)
+    assert 0 < cold.height < USERS
+    for name, part in (("cold", cold), ("warm", ranks.filter(pl.col("target_frequency") > 0))):
+        assert written.metrics[name]["final"] == written.metrics[name]["ensemble"]
+        assert written.metrics[name]["final"]["hr@10"] == (part["rank"] <= 10).sum() / part.height
+    assert list(written.intervals["intervals"])[-1] == "valid"
+
+
 def test_measures_follow_from_the_written_ranks(evaluate):
     written = evaluate()
     for ranking in ("text", "image", "ensemble", "popularity"):

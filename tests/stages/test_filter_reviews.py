@@ -130,6 +130,43 @@ def test_the_tie_rule_decides_the_order_of_a_day(square):
     assert orders["hash"] != orders["file_order"]
 
 
+@pytest.fixture
+def street(shop):
+    """Twenty users who each buy all of ten items, one a day, from a day of their own on."""
+    shop.stock(rows=[(f"u{user:02}", f"i{item}", user + item, 5.0) for user in range(20) for item in range(10)])
+    return shop
+
+
+STREET = {"filter.k": 2, "filter.required": []}
+
+
+def test_a_split_by_time_is_one_for_all_users_and_its_points_are_told(street):
+    split = {"filter.split": "time", "filter.valid_from": 0.5, "filter.test_from": 0.75}
+    interactions, _, _, metrics = street.filter(STREET | split)
+    assert (metrics["valid_from"], metrics["test_from"]) == (14, 19)
+    assert interactions.filter(split="train")["time"].max() == 13
+    assert interactions.filter(split="valid").select("user", "time").rows() == [(user, 14) for user in range(5, 14)]
+    assert interactions.filter(split="test").select("user", "time").rows() == [(user, 19) for user in range(10, 19)]
+    assert metrics["splits"] == {split: interactions.filter(split=split).height for split in metrics["splits"]}
+    usual, _, _, _ = street.filter(STREET)
+    assert interactions.drop("split").equals(usual.drop("split"))
+
+
+def test_cold_items_are_of_the_share_and_keep_their_place(street):
+    usual, items, _, _ = street.filter(STREET)
+    targets = pl.col("split").is_in(["valid", "test"])
+    trained = {}
+    for share in (0.0, 0.2, 0.5):
+        interactions, same_items, _, metrics = street.filter(STREET | {"filter.cold_items": share})
+        assert same_items.equals(items)
+        assert interactions.drop("split").equals(usual.drop("split"))
+        assert interactions.filter(targets).equals(usual.filter(targets))
+        assert metrics.get("cold_items", 0) == 10 * share
+        assert metrics["splits"].get("rest", 0) == interactions.filter(split="rest").height
+        trained[share] = set(interactions.filter(split="train")["item"])
+    assert trained[0.5] < trained[0.2] < trained[0.0]
+
+
 def test_known_counts_that_differ_are_told_with_both_numbers(square, caplog):
     expected = {"users": 3, "items": 4, "interactions": 9}
     folder = {

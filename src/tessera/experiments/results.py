@@ -138,17 +138,17 @@ def find_rivals(
 ) -> dict[str, Rival]:
     """Return for each row the best other one, from user and mean gain of each; None where a row's are not known.
 
-    The two best rows are each other's rivals: one test. A row whose users are not those of its rival has none, for the
-    test is of users in pairs.
+    The two best rows are each other's rivals: one test. The test is of users in pairs, so that only rows of the same
+    users are rivals: those of another split are compared among themselves, and a row alone with its users has none.
     """
     known = {row: table for row, table in gains.items() if table is not None}
     best_first = sorted(known, key=lambda row: -known[row]["gain"].to_numpy().mean())
-    others = {row: next((each for each in best_first if each != row), row) for row in known}
-    differences = {
-        row: (known[row]["gain"] - known[other]["gain"]).to_numpy()
-        for row, other in others.items()
-        if row != other and known[row]["user"].equals(known[other]["user"])
+    others = {
+        row: next(each for each in best_first if each != row and known[each]["user"].equals(table["user"]))
+        for row, table in known.items()
+        if sum(table["user"].equals(other["user"]) for other in known.values()) > 1
     }
+    differences = {row: (known[row]["gain"] - known[other]["gain"]).to_numpy() for row, other in others.items()}
     pairs = {frozenset((row, others[row])): difference for row, difference in differences.items()}
     p_values = holm([permutation_test(each, flips=flips, generator=generator) for each in pairs.values()])
     adjusted = dict(zip(pairs, p_values, strict=True))

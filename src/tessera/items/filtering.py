@@ -12,17 +12,19 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from tessera.errors import DataError
+from tessera.items.hashing import Hashes, key_hashes, mixed
 
 Integers = NDArray[np.int64]
-Hashes = NDArray[np.uint64]
 Codes = NDArray[np.uint32]
 Sizes = dict[str, int]  # users, items, interactions
 Side = TypeVar("Side")
 Content = TypeVar("Content")
+
+#: How interactions with the same time are ordered.
+Ties = Literal["hash", "file_order", "reverse_file_order"]
 
 #: Columns of names; inside this module they may hold numbers that stand for these, so that texts are compared once.
 KEYS = ("user_key", "item_key")
@@ -38,18 +40,6 @@ HALF = np.uint64(32)
 
 #: The share of rows that must drop at a look at all of them for another such look.
 GOOD_PART = 1 / 8
-
-#: The splits that `leave_one_out` gives.
-SPLITS = ("train", "valid", "test")
-
-#: What leave-one-out holds out, by place from the end; and the fewest interactions that leave a history before them.
-HELD_OUT = {1: "test", 2: "valid"}
-SHORTEST_EVALUATED = len(HELD_OUT) + 1
-
-#: 64-bit FNV-1a (RFC 9923, section 5) and the finaliser of SplitMix64 (Steele, Lea, Flood 2014): shift, factor.
-FNV_OFFSET = np.uint64(0xCBF29CE484222325)
-FNV_PRIME = np.uint64(0x00000100000001B3)
-SPLITMIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
 def rated_at_least(reviews: pl.DataFrame, *, min_rating: float | None) -> pl.DataFrame:
@@ -265,14 +255,16 @@ def _numbers(keys: pl.Series) -> Codes:
     return numbers[encoded.indices]
 
 
-def in_order(interactions: pl.DataFrame, *, ties: Literal["hash", "file_order"]) -> pl.DataFrame:
+def in_order(interactions: pl.DataFrame, *, ties: Ties) -> pl.DataFrame:
     """Sort interactions (user, item, their keys, time, row) by user and time, and count each user's from 0: position.
 
     Equal times are usual where a source has days only. They are ordered by `tie_hashes`, which says nothing of the
-    items and is the same everywhere, or by row: as the file has them, which may tell more than was known at the time.
+    items and is the same everywhere, or by row: as the file has them, which may tell more than was known at the time,
+    or the other way round, which shows how much hangs on it.
     """
     tie = pl.Series("tie", tie_hashes(interactions)) if ties == "hash" else interactions["row"].alias("tie")
-    ordered = interactions.with_columns(tie).sort("user", "time", "tie", "item").drop("tie")
+    is_backwards = [False, False, ties == "reverse_file_order", False]
+    ordered = interactions.with_columns(tie).sort("user", "time", "tie", "item", descending=is_backwards).drop("tie")
     lengths = np.bincount(ordered["user"])
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     return ordered.with_columns(position=pl.Series(np.arange(ordered.height) - starts, dtype=pl.UInt32))
@@ -285,42 +277,7 @@ def tie_hashes(interactions: pl.DataFrame) -> Hashes:
     could learn.
     """
     of_users, of_items = (key_hashes(counted(interactions, side)["key"]) for side in ("user", "item"))
-    return _mixed(_mixed(of_users)[interactions["user"].to_numpy()] ^ of_items[interactions["item"].to_numpy()])
-
-
-def key_hashes(keys: pl.Series) -> Hashes:
-    """Return the 64-bit FNV-1a hash of each key's UTF-8 bytes: of "a", 0xaf63dc4c8601ec8c."""
-    encoded = keys.to_arrow().cast(pa.large_binary())
-    _, offsets, content = encoded.buffers()
-    bounds = np.frombuffer(offsets, np.int64)[encoded.offset : encoded.offset + len(encoded) + 1]
-    letters = np.frombuffer(content or b"", np.uint8)
-    longest_first = np.argsort(bounds[:-1] - bounds[1:], kind="stable")
-    starts, lengths = bounds[longest_first], np.diff(bounds)[longest_first]
-    state = np.full(len(keys), FNV_OFFSET)
-    for place in range(lengths.max(initial=0)):
-        longer = np.searchsorted(-lengths, -place)
-        state[:longer] = (state[:longer] ^ letters[starts[:longer] + place]) * FNV_PRIME
-    hashes = np.empty_like(state)
-    hashes[longest_first] = state
-    return hashes
-
-
-def _mixed(hashes: Hashes) -> Hashes:
-    for shift, factor in SPLITMIX:
-        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
-    return hashes
-
-
-def leave_one_out(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Add split: of each user's interactions (user, position) the last is test, the last but one valid, others train.
-
-    All of a user with fewer than three are train.
-    """
-    length = pl.len().over("user")
-    held_out = (length - pl.col("position")).replace_strict(HELD_OUT, default="train", return_dtype=pl.String)
-    return interactions.with_columns(
-        split=pl.when(length >= SHORTEST_EVALUATED).then(held_out).otherwise(pl.lit("train"))
-    )
+    return mixed(mixed(of_users)[interactions["user"].to_numpy()] ^ of_items[interactions["item"].to_numpy()])
 
 
 def tie_rate(interactions: pl.DataFrame) -> float:
@@ -345,8 +302,3 @@ def statistics(interactions: pl.DataFrame) -> dict[str, float]:
         "average_length": sizes["interactions"] / sizes["users"],
         "tie_rate": tie_rate(interactions),
     }
-
-
-def split_sizes(interactions: pl.DataFrame) -> dict[str, int]:
-    """Return the number of interactions in each split."""
-    return {split: int((interactions["split"] == split).sum()) for split in SPLITS}

@@ -1,9 +1,8 @@
 """From interactions and IDs to samples: what the T5 reads and what it should say.
 
 Every prefix of a user's training sequence is a sample of each history task; every item is one of each item task. The
-validation item is told from the training items, the test item from the training items and the validation item. A
-training sample never holds a user's validation or test item; item tasks hold every item's IDs, since those are known
-before anyone buys.
+validation item and the test item are told from all that the user had before. A training sample holds training
+interactions alone; item tasks hold every item's IDs, since those are known before anyone buys.
 
 Every source ends with END, as a T5 tokenizer would have it: a T5 knows only how far tokens are apart, and END is where
 it can tell which item is the last.
@@ -72,21 +71,26 @@ def codes_by_modality(ids: pl.DataFrame, modalities: Sequence[str]) -> dict[str,
 def histories(interactions: pl.DataFrame, *, split: str, max_history: int) -> Histories:
     """Return the samples of split: targets in it with the items before them, at most the last max_history.
 
-    interactions has columns user, item, position and split. A target without a history is no sample.
+    interactions has columns user, item, position and split. Before a training target only training items count; before
+    others all do. A target without a history is no sample.
 
     >>> table = pl.DataFrame({"user": [0] * 4, "item": [7, 8, 9, 7], "position": range(4),
     ...                       "split": ["train", "train", "valid", "test"]})
     >>> histories(table, split="test", max_history=2).lengths  # of 7, 8, 9
     array([2])
     """
-    ordered = interactions.sort("user", "position")
-    is_target = (ordered["split"] == split).to_numpy() & (ordered["position"] > 0).to_numpy()
-    targets = np.flatnonzero(is_target)
+    known = interactions.filter(pl.col("split") == split) if split == "train" else interactions
+    ordered = known.sort("user", "position")
+    users = ordered["user"].to_numpy()
+    rows = np.arange(len(users))
+    is_first = np.diff(users.astype(np.int64), prepend=-1) > 0
+    places = rows - np.maximum.accumulate(np.where(is_first, rows, 0))  # of each row among its user's
+    targets = np.flatnonzero((ordered["split"] == split).to_numpy() & (places > 0))
     return Histories(
         items=ordered["item"].to_numpy(),
-        users=ordered["user"].to_numpy()[targets],
+        users=users[targets],
         targets=targets,
-        lengths=np.minimum(ordered["position"].to_numpy()[targets].astype(np.int64), max_history),
+        lengths=np.minimum(places[targets], max_history),
     )
 
 

@@ -86,6 +86,20 @@ def ranks_by_ranking(per_user: pl.DataFrame) -> dict[str, dict[str, Floats]]:
     return ranks
 
 
+def ranks_by_warmth(per_user: pl.DataFrame) -> dict[str, dict[str, Floats]]:
+    """Return the ranks (N,) of each test ranking apart: `cold` where training never saw the target, else `warm`.
+
+    per_user has the columns split, ranking, rank and target_frequency. Where no target is cold, or all are, there is
+    nothing to tell apart and nothing is returned.
+    """
+    test = per_user.filter(pl.col("split") == "test")
+    is_cold = pl.col("target_frequency") == 0
+    parts = {"cold": test.filter(is_cold), "warm": test.filter(~is_cold)}
+    if any(rows.is_empty() for rows in parts.values()):
+        return {}
+    return {name: ranks_by_ranking(rows)["test"] for name, rows in parts.items()}
+
+
 def measure_slices(per_user: pl.DataFrame, *, bounds: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
     """Return HR@10 and NDCG@10 for each part of the users, as records split, ranking, kind, slice, users, measures.
 

@@ -20,7 +20,7 @@ def rank_by_popularity(interactions: pl.DataFrame, *, length: int, exclude_seen:
     """
     popular = _by_popularity(interactions)
     targets = (
-        interactions.filter(pl.col("split") != "train")
+        interactions.filter(pl.col("split").is_in(["valid", "test"]))
         .select("split", "user", target="position")
         .sort("split", "user")
         .with_row_index("list")
@@ -37,7 +37,7 @@ def rank_by_popularity(interactions: pl.DataFrame, *, length: int, exclude_seen:
 
 
 def _by_popularity(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Return item, score and place (from 0) of every item, those that only valid and test know included."""
+    """Return item, score and place (from 0) of every item, those without one in training included."""
     return (
         interactions.group_by("item")
         .agg(score=(pl.col("split") == "train").sum().cast(pl.Float32))

@@ -17,8 +17,6 @@ from tessera.recommender.lists import IMPOSSIBLE, NOTHING, rankings_table
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import Task, Tokens
 
-SPLITS_BEFORE = {"valid": ["train"], "test": ["train", "valid"]}
-
 
 class Share(NamedTuple):
     """One process of several: rows process, process + processes, ... are its own."""
@@ -141,8 +139,9 @@ def _nothing(rows: int, beams: int) -> Beams:
 
 
 def _seen_before(split: str, interactions: pl.DataFrame, users: pl.Series) -> Rows:
-    """Return the items that each of users has in the splits before split."""
-    earlier = interactions.filter(pl.col("split").is_in(SPLITS_BEFORE[split]))
+    """Return the items that each of users has before his target in split."""
+    targets = interactions.filter(pl.col("split") == split).select("user", target="position")
+    earlier = interactions.join(targets, on="user").filter(pl.col("position") < pl.col("target"))
     lists = users.to_frame().join(earlier.group_by("user").agg("item"), on="user", how="left", maintain_order="left")
     return rows_of(lists["item"].fill_null([]))
 

@@ -145,10 +145,13 @@ def promised(document: Document, *path: str, file: str) -> Any:
 
 
 def rankings_of(evaluate: Document, intervals: Document) -> list[Ranking]:
-    """Return the rankings that evaluate measures; `final` is not among them but is the one that `is_final` marks."""
+    """Return the rankings that evaluate measures; `final` is not among them but is the one that `is_final` marks.
+
+    What evaluate measures of part of the targets stands in it as rankings under one name, and is left out here.
+    """
     final = promised(evaluate, FINAL, file="evaluate")
     floor = promised(evaluate, FLOOR, "hr@10", file="evaluate")
-    names = [name for name in evaluate if name not in (FINAL, "valid")]
+    names = [name for name, values in evaluate.items() if name != FINAL and DRAWN[0] in values]
     chosen = "ensemble" if "ensemble" in names else next(name for name in names if evaluate[name] == final)
     bounds = {name: promised(intervals, "intervals", name, file="intervals") for name in names}
     longest = {measure: max(bounds[name][measure][1] for name in names) or 1.0 for measure in DRAWN}
