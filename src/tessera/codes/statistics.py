@@ -5,14 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tessera.codes.collisions import Integers, packed
-
-
-class Level(NamedTuple):
-    """How one level uses its codes."""
-
-    codes_used: int
-    perplexity: float  # 2 ** entropy: as many codes used evenly would be as surprising
-    entropy: float  # in bits
+from tessera.usage import levels
 
 
 class Collisions(NamedTuple):
@@ -33,11 +26,6 @@ def collisions(codes: Integers) -> Collisions:
     return Collisions(100 * (len(codes) - len(counts)) / len(codes), int(counts.max()))
 
 
-def levels(codes: Integers) -> list[Level]:
-    """Return how each of the L levels of codes (N, L) uses its codes; no items use none."""
-    return [_level(column) for column in codes.T]
-
-
 def summary(first: Integers, codes: Integers) -> dict[str, Any]:
     """Return the metrics of one modality: of its codes (N, L), and of what they were before collisions were resolved.
 
@@ -53,13 +41,3 @@ def summary(first: Integers, codes: Integers) -> dict[str, Any]:
         "levels": {str(level): usage._asdict() for level, usage in enumerate(levels(codes))},
         "levels_before": {str(level): usage._asdict() for level, usage in enumerate(levels(first))},
     }
-
-
-def _level(codes: Integers) -> Level:
-    if len(codes) == 0:
-        return Level(0, 0.0, 0.0)
-    _, counts = np.unique(codes, return_counts=True)
-    shares = counts / len(codes)
-    # The sum of one share of 1 is -0.0.
-    entropy = float(abs(np.sum(shares * np.log2(shares))))
-    return Level(len(counts), 2**entropy, entropy)
