@@ -1,4 +1,6 @@
-"""Embed each item's picture: by plain descriptors, any `open_clip` model, or vectors that exist already."""
+"""Embed each item's picture: by plain descriptors, any `open_clip` model, what distill_images has learned, or vectors
+that exist already.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +9,7 @@ import polars as pl
 import typer
 
 from tessera.artifacts import read_table, write_json, write_table
-from tessera.items.image_encoders import clip, descriptors
+from tessera.items.image_encoders import clip, descriptors, distilled
 from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, Image, load_params
 from tessera.places import at_home, found_at_home
@@ -21,6 +23,7 @@ LOCAL = "local-dir:"
 def main(
     items: Annotated[Path, typer.Option(help="The items that remain.")],
     images: Annotated[Path, typer.Option(help="Their pictures.")],
+    backbone: Annotated[Path, typer.Option(help="The encoder that was trained on them; read if it is to embed them.")],
     vectors: Annotated[Path, typer.Option(help="Where the vectors go.")],
     metrics: Annotated[Path, typer.Option(help="Where the counts go.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
@@ -29,7 +32,7 @@ def main(
     table, counts = pl.DataFrame(schema=VECTORS), dict[str, float](items=0)
     if "image" in params.modalities:
         catalogue = read_table(items, ITEMS)
-        found = embedded(images, catalogue["key"], params.image, device=params.device)
+        found = embedded(images, catalogue["key"], params.image, backbone=backbone, device=params.device)
         filled = fill_absent(found, modality="image")
         lost = int((catalogue["has_picture"].to_numpy() & ~found.present).sum())
         table = vector_table(catalogue["item"], filled)
@@ -39,7 +42,7 @@ def main(
         write_json(metrics, counts)
 
 
-def embedded(images: Path, keys: pl.Series, image: Image, *, device: str) -> Vectors:
+def embedded(images: Path, keys: pl.Series, image: Image, *, backbone: Path, device: str) -> Vectors:
     """Return the vectors of the items with these keys."""
     if image.encoder == "precomputed":
         return precomputed(at_home(Path(image.path)), keys)
@@ -49,6 +52,15 @@ def embedded(images: Path, keys: pl.Series, image: Image, *, device: str) -> Vec
             keys,
             dimensions=image.dimensions,
             batch_size=image.batch_size,
+            progress=progress,
+        )
+    if image.encoder == "rq_dino":
+        return distilled(
+            images,
+            keys,
+            backbone=backbone,
+            batch_size=image.batch_size,
+            accelerator=accelerator_on(device, precision="fp32"),
             progress=progress,
         )
     return clip(

@@ -127,6 +127,16 @@ def initialise_layers(quantizer: CrossModalQuantizer, *, generator: torch.Genera
             nn.init.zeros_(module.bias)
 
 
+def with_codebooks(modality: str, codebooks: Tensor) -> CrossModalQuantizer:
+    """Return the quantizer of a modality whose codebooks (L, M, D) are given: no network, and nothing scaled."""
+    levels, size, width = codebooks.shape
+    architecture = Architecture("rkmeans", {modality: width}, levels, size, latent_dim=width, hidden=())
+    quantizer = CrossModalQuantizer(architecture)
+    with torch.no_grad():
+        quantizer.of(modality).codebooks.copy_(codebooks)
+    return quantizer.eval()
+
+
 class _Blank(nn.Linear):
     """A linear layer whose weights are not yet set; `nn.utils.skip_init` would import torch's compiler for one."""
 
