@@ -1,6 +1,4 @@
-"""Embed each item's picture: by plain descriptors, any `open_clip` model, what distill_images has learned, or vectors
-that exist already.
-"""
+"""Embed each item's picture: by descriptors, an `open_clip` model, a trained backbone, or vectors that exist already."""
 
 from pathlib import Path
 from typing import Annotated

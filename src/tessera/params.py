@@ -400,8 +400,8 @@ class Params(Section):
             return self
         if self.ids.layout == "fused":
             raise ValueError(
-                "ids.layout: expected separate, concatenated or marked, as image.encoder is rq_dino, which learns codes "
-                "of pictures alone, found fused"
+                "ids.layout: expected separate, concatenated or marked, as image.encoder is rq_dino, which learns "
+                "codes of pictures alone, found fused"
             )
         if self.quant.lambda_align > 0 and len(self.modalities) == 2:  # noqa: PLR2004
             raise ValueError(

@@ -172,7 +172,7 @@ def fit(
     device: torch.device,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Fitted:
-    """Return what the backbone and its codes have learned from pictures; order, views and first weights follow from seed.
+    """Return what the backbone and its codes have learned from pictures; order, views and the head follow from seed.
 
     On a CPU the same seed gives the same bytes. On a GPU attention and the interpolation of positions add up their
     gradients in an order of their own.
@@ -204,9 +204,8 @@ def representations(backbone: Backbone, pictures: Pictures) -> Iterator[Tensor]:
 
 def picture_codes(fitted: Fitted, pictures: Pictures) -> Tensor:
     """Return the codes (N, L) of pictures, on the CPU."""
-    return torch.cat(
-        [quantise(part, fitted.codebooks).codes.cpu() for part in representations(fitted.backbone, pictures)]
-    )
+    parts = representations(fitted.backbone, pictures)
+    return torch.cat([quantise(part, fitted.codebooks).codes.cpu() for part in parts])
 
 
 def codebook_table(codebooks: Tensor) -> pl.DataFrame:
@@ -283,7 +282,7 @@ class _Training:
         return row | {f"{name}_{level}": n for name, c in counts.items() for level, n in enumerate(c.sum(1).tolist())}
 
     def _step(self, pictures: Tensor, *, done: float) -> tuple[Tensor, Steps]:
-        """Learn from pictures (B, S, S, 3), the share done being over; return L, L_DINO and L_rq (3,), and the codes."""
+        """Learn from pictures (B, S, S, 3) when a share is done; return L, L_DINO and L_rq (3,), and the codes."""
         schedule = self.schedule
         seen = views(pictures, cuts=self.cuts, generator=self.generator)
         with torch.no_grad():

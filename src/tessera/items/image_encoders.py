@@ -1,5 +1,4 @@
-"""Embed what items look like: by plain descriptors of colours and edges, by any model of the `open_clip` library, or by
-a backbone that the project trains itself.
+"""Embed what items look like: by plain descriptors, any model of the `open_clip` library, or a backbone trained here.
 
 Pictures are read from their table and decoded a batch at a time. An item without a picture, or with one that cannot
 be decoded, is absent.
@@ -75,13 +74,9 @@ def descriptors(
 
     Raises DataError where there are not two pictures that differ.
     """
+    prepare = partial(squared, side=SIDE)
     found = _embedded(
-        path,
-        keys,
-        partial(squared, side=SIDE),
-        lambda pixels: described(np.stack(pixels)),
-        batch_size=batch_size,
-        progress=progress,
+        path, keys, prepare, lambda pixels: described(np.stack(pixels)), batch_size=batch_size, progress=progress
     )
     if not found.present.any():
         return found
