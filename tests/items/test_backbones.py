@@ -64,7 +64,7 @@ def test_a_local_file_gives_the_first_weights(tmp_path):
     [
         (
             {"backbone": "vit_of_nowhere"},
-            r"distill\.backbone: expected a vision transformer of timm .*'vit_of_nowhere'",
+            r"distill\.backbone: expected a vision transformer .*'vit_of_nowhere'",
         ),
         ({"backbone": "resnet18"}, r"distill\.backbone: expected a vision transformer .* found 'resnet18'"),
         ({"heads": 5}, r"distill\.backbone: expected a vision transformer of timm that can have these sizes"),

@@ -105,7 +105,7 @@ def test_the_teacher_follows_the_student():
     before = {name: weight.clone() for name, weight in teacher.named_parameters()}
     with torch.no_grad():
         for weight in one.parameters():
-            weight += 1
+            weight.add_(1)
     follow(teacher, one, momentum=0.75)
     for name, weight in teacher.named_parameters():
         torch.testing.assert_close(weight, before[name] + 0.25)
@@ -145,14 +145,13 @@ def test_the_student_speaks_through_codes_and_learns_straight_through_them():
 
 
 def test_the_losses_fall_and_codes_are_used():
-    history = fitted(epochs=25).history
-    assert history["epoch"].to_list() == list(range(1, 26))
-    assert history["dino"][-1] < 0.8 * history["dino"][0]
+    found = fitted(epochs=20, hidden=32, bottleneck=16, teacher_temperature=0.07)
+    history = found.history
+    assert history["epoch"].to_list() == list(range(1, 21))
+    assert history["dino"][-1] < 0.5 * history["dino"][0]
     assert history["loss"][0] == pytest.approx(history["dino"][0] + 0.01 * history["rq"][0], rel=1e-5)
     assert history["used_0"][-1] > 1
-    codes = picture_codes(fitted(epochs=25), pictures())
-    groups = [set(codes[colour::4, 0].tolist()) for colour in range(4)]
-    assert len(set.union(*groups)) > 1
+    assert len(picture_codes(found, pictures()).unique()) > 1
 
 
 def test_the_same_seed_gives_the_same_and_another_does_not():

@@ -137,9 +137,9 @@ def test_given_codebooks_alone_need_no_quantizer(resolve, tmp_path):
 
 
 def test_given_codebooks_of_another_size_are_named(resolve):
-    with pytest.raises(CheckpointError, match="image: expected codebooks of 2 levels with 8 codes each, .* found 10"):
+    with pytest.raises(CheckpointError, match=r"image: expected codebooks of 2 levels with 8 codes each, .* found 10"):
         resolve(codebooks=codebook_table(given_codebooks(size=5)))
-    with pytest.raises(CheckpointError, match="image: expected codebooks of 2 levels with 8 codes each, .* found 15"):
+    with pytest.raises(CheckpointError, match=r"image: expected codebooks of 2 levels with 8 codes each, .* found 15"):
         resolve(codebooks=codebook_table(given_codebooks()).slice(1))
 
 

@@ -12,7 +12,9 @@ Published of it: the place of the quantiser, three levels of 256 codes, and that
 code; chosen here: the teacher is not quantised; L_rq is the quantizer's own, its codebooks learn by gradient (not by
 moving averages) and start as the residual k-means of what the untrained teacher says of whole pictures; dead codes are
 replaced as the quantizer's are; views, sizes and weights are parameters. Of DINO are left out: the growth of the
-teacher's temperature and of the weight decay, and the first epoch's rest of the head's last layer.
+teacher's temperature and of the weight decay, and the first epoch's rest of the head's last layer. Its centre starts at
+0; here at the mean of the first batch: what untrained networks say is much the same of all pictures, and a teacher that
+is not centred says it with certainty, which is soon learned and worth nothing.
 """
 
 import copy
@@ -255,7 +257,7 @@ class _Training:
         self.student, self.teacher = student, teacher
         self.cuts, self.codes, self.schedule, self.generator = cuts, codes, schedule, generator
         self.device = student.codebooks.device
-        self.centre = torch.zeros(schedule.prototypes, device=self.device)
+        self.centre: Tensor | None = None  # no batch has been taught yet
         self.unused = torch.zeros(student.codebooks.shape[:2], dtype=torch.int64, device=self.device)
         self.optimizer = torch.optim.AdamW(_groups(student, decay=schedule.weight_decay), lr=schedule.lr)
 
@@ -287,6 +289,8 @@ class _Training:
         seen = views(pictures, cuts=self.cuts, generator=self.generator)
         with torch.no_grad():
             taught = self.teacher(seen.large).unflatten(0, (GLOBAL_VIEWS, -1))  # (2, B, K)
+        if self.centre is None:
+            self.centre = taught.mean((0, 1))
         logits, steps = self.student.of_views(seen)
         dino = distillation_loss(logits.unflatten(0, (-1, len(pictures))), taught, self.centre, schedule=schedule)
         rq = quantization_loss(steps.residuals, steps.code_vectors, alpha=self.codes.alpha).sum()
