@@ -35,10 +35,10 @@ from tessera.codes.losses import (
     alignment_loss,
     contrast_loss,
     identifier_loss,
-    quantization_loss,
     reconstruction_loss,
 )
 from tessera.codes.quantizer import Architecture, CrossModalQuantizer, Quantized, initialise_layers
+from tessera.residual import quantization_loss
 from tessera.row_files import vector_rows
 from tessera.schemas import VECTORS
 

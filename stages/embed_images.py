@@ -1,4 +1,4 @@
-"""Embed each item's picture: by plain descriptors, any `open_clip` model, or vectors that exist already."""
+"""Embed each item's picture: by descriptors, an `open_clip` model, a trained backbone, or vectors that are there."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import polars as pl
 import typer
 
 from tessera.artifacts import read_table, write_json, write_table
-from tessera.items.image_encoders import clip, descriptors
+from tessera.items.image_encoders import clip, descriptors, distilled
 from tessera.items.impairing import Impairment, impaired, remaining
 from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, Image, load_params
@@ -22,6 +22,7 @@ LOCAL = "local-dir:"
 def main(
     items: Annotated[Path, typer.Option(help="The items that remain.")],
     images: Annotated[Path, typer.Option(help="Their pictures.")],
+    backbone: Annotated[Path, typer.Option(help="The encoder that was trained on them; read if it is to embed them.")],
     vectors: Annotated[Path, typer.Option(help="Where the vectors go.")],
     metrics: Annotated[Path, typer.Option(help="Where the counts go.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
@@ -31,8 +32,8 @@ def main(
     if "image" in params.modalities:
         catalogue = read_table(items, ITEMS)
         keys, impairment = catalogue["key"], Impairment(**params.image.model_dump(include=set(Impairment._fields)))
-        kept = remaining(keys, impairment, modality="image")
-        found = embedded(images, keys.filter(kept), params.image, device=params.device)
+        kept = remaining(keys, missing=params.image.missing, seed=params.image.seed, modality="image")
+        found = embedded(images, keys.filter(kept), params.image, backbone=backbone, device=params.device)
         made = impaired(found, kept, impairment, keys=keys, modality="image")
         filled = fill_absent(made.vectors, modality="image")
         lost = int((catalogue["has_picture"].to_numpy()[kept] & ~found.present).sum())
@@ -43,7 +44,7 @@ def main(
         write_json(metrics, counts)
 
 
-def embedded(images: Path, keys: pl.Series, image: Image, *, device: str) -> Vectors:
+def embedded(images: Path, keys: pl.Series, image: Image, *, backbone: Path, device: str) -> Vectors:
     """Return the vectors of the items with these keys."""
     if image.encoder == "precomputed":
         return precomputed(at_home(Path(image.path)), keys)
@@ -53,6 +54,15 @@ def embedded(images: Path, keys: pl.Series, image: Image, *, device: str) -> Vec
             keys,
             dimensions=image.dimensions,
             batch_size=image.batch_size,
+            progress=progress,
+        )
+    if image.encoder == "rq_dino":
+        return distilled(
+            images,
+            keys,
+            backbone=backbone,
+            batch_size=image.batch_size,
+            accelerator=accelerator_on(device, precision="fp32"),
             progress=progress,
         )
     return clip(

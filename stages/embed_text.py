@@ -27,7 +27,7 @@ def main(
     if "text" in params.modalities:
         catalogue = read_table(items, ITEMS)
         keys, impairment = catalogue["key"], Impairment(**params.text.model_dump(include=set(Impairment._fields)))
-        kept = remaining(keys, impairment, modality="text")
+        kept = remaining(keys, missing=params.text.missing, seed=params.text.seed, modality="text")
         found, about_texts = embedded(catalogue.filter(kept), params.text, device=params.device)
         made = impaired(found, kept, impairment, keys=keys, modality="text")
         filled = fill_absent(made.vectors, modality="text")

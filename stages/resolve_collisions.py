@@ -15,19 +15,21 @@ from tessera.codes.checkpoint import load
 from tessera.codes.collisions import resolve
 from tessera.codes.encoding import encode
 from tessera.codes.id_file import codes_of, estimated_paths, read_ids
+from tessera.codes.quantizer import CrossModalQuantizer, with_codebooks
 from tessera.codes.statistics import USAGE, summary, usage
-from tessera.codes.tables import fused, id_table, rows_of
+from tessera.codes.tables import fused, given_codebooks, id_table, rows_of
 from tessera.codes.uniform import Sinkhorn
 from tessera.params import PARAMS_FILE, load_params, quantised
 from tessera.places import at_home
 from tessera.row_files import vector_rows
 from tessera.runtime import run, torch_device
-from tessera.schemas import IDS, ITEMS, VECTORS
+from tessera.schemas import CODEBOOKS, IDS, ITEMS, VECTORS
 
 
 def main(
     vectors: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's vectors; once a modality.")],
     quantizer: Annotated[Path, typer.Option(help="The trained quantizer: a folder. Not read if ids.source is file.")],
+    codebooks: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's given codebooks; may be empty.")],
     items: Annotated[Path, typer.Option(help="The items.")],
     ids: Annotated[Path, typer.Option(help="To write: the semantic IDs.")],
     code_usage: Annotated[Path, typer.Option(help="To write: the share of items that each code of a level has.")],
@@ -56,8 +58,8 @@ def main(
             there = {n: torch.from_numpy(tables[n]["present"].to_numpy(writable=True)) for n in rows}
             if params.ids.layout == "fused":
                 rows, there = fused(rows, there)
-            trained, device = load(quantizer, codebook_size=size), torch_device(params.device)
-            encoded = {n: encode(trained, n, m, device=device) for n, m in rows.items()}
+            of, device = quantizers(list(rows), quantizer, codebooks, size=size), torch_device(params.device)
+            encoded = {n: encode(of[n], n, m, device=device) for n, m in rows.items()}
             present = {n: mask.numpy() for n, mask in there.items()}
             paths = lend_paths(encoded, rows, present)
     codes = {
@@ -90,6 +92,18 @@ def write(
     with whole_file(code_usage) as partial:
         pl.concat([pl.DataFrame(schema=USAGE), *used]).write_csv(partial, separator="\t")
     write_json(metrics, measures)
+
+
+def quantizers(names: list[str], trained: Path, codebooks: list[str], *, size: int) -> dict[str, CrossModalQuantizer]:
+    """Return the quantizer of each modality: of its given codebooks where there are some, else the trained one."""
+    tables = {name: read_table(path, CODEBOOKS) for name, path in named_paths(codebooks).items() if name in names}
+    given = {
+        name: with_codebooks(name, given_codebooks(table, modality=name, codebook_size=size))
+        for name, table in tables.items()
+        if table.height
+    }
+    learned = [name for name in names if name not in given]
+    return given | dict.fromkeys(learned, load(trained, codebook_size=size)) if learned else given
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tessera.codes.tables import Vectors, collaborative_vectors, fused, stack_la
 from tessera.params import PARAMS_FILE, load_params
 from tessera.row_files import vector_rows
 from tessera.runtime import is_main_process, progress, run, torch_device, torch_generator
-from tessera.schemas import LABELS, VECTORS
+from tessera.schemas import CODEBOOKS, LABELS, VECTORS
 
 #: The modality whose vectors lambda_cf brings the others' codes near to, whether it has codes itself or not.
 COLLABORATIVE = "collaborative"
@@ -23,6 +23,7 @@ COLLABORATIVE = "collaborative"
 
 def main(
     vectors: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's vectors; once a modality.")],
+    codebooks: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's given codebooks; may be empty.")],
     labels: Annotated[Path, typer.Option(help="The items' pseudo-labels.")],
     quantizer: Annotated[Path, typer.Option(help="To write: a folder with the weights and their config.json.")],
     history: Annotated[Path, typer.Option(help="To write: every loss term, a row an epoch, as TSV.")],
@@ -33,8 +34,10 @@ def main(
         return  # one process trains: the network is small, and its contrast wants the whole batch
     params = load_params(params_file)
     quant = params.quant
-    if params.ids.source == "file" or not params.modalities:
-        why = "modalities is empty" if not params.modalities else "ids.source is file"
+    given = {name for name, path in named_paths(codebooks).items() if read_table(path, CODEBOOKS).height}
+    learned = [name for name in params.modalities if name not in given]
+    if params.ids.source == "file" or not learned:
+        why = "ids.source is file" if learned else "all codebooks are given" if given else "modalities is empty"
         write_nothing(quantizer, history, metrics, why=why)
         return
     files = named_paths(vectors)
@@ -52,7 +55,7 @@ def main(
             stack_labels(read_table(labels, LABELS), catalogue),
             architecture=Architecture(
                 method=quant.method,
-                widths={name: found.shape[1] for name, found in catalogue.vectors.items()},
+                widths={name: found.shape[1] for name, found in catalogue.vectors.items() if name not in given},
                 levels=quant.levels,
                 codebook_size=quant.codebook_size,
                 latent_dim=quant.latent_dim,

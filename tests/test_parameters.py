@@ -38,6 +38,7 @@ BASE = SMALL | {
 BY_TIME = {"filter.split": "time"}
 SASREC = {"sequence.encoder": "sasrec"}
 BERT4REC = {"sequence.encoder": "bert4rec"}
+RQ_DINO = {"image.encoder": "rq_dino", "quant.lambda_align": 0.0}
 ITEMKNN = {"collaborative.members": ["itemknn"]}
 KNOBS = {
     "dataset.users": Knob(81),
@@ -68,6 +69,29 @@ KNOBS = {
     "image.swapped": Knob(0.2),
     "image.noise": Knob(0.2),
     "image.seed": Knob(1, {"image.noise": 0.2}),
+    "distill.size": Knob(24, RQ_DINO),
+    "distill.patch": Knob(8, RQ_DINO),
+    "distill.width": Knob(8, RQ_DINO),
+    "distill.layers": Knob(2, RQ_DINO),
+    "distill.heads": Knob(2, RQ_DINO),
+    "distill.local_size": Knob(12, RQ_DINO),
+    "distill.local_views": Knob(1, RQ_DINO),
+    "distill.scale": Knob(0.6, RQ_DINO),
+    "distill.jitter": Knob(0.0, RQ_DINO),
+    "distill.hidden": Knob(8, RQ_DINO),
+    "distill.bottleneck": Knob(4, RQ_DINO),
+    "distill.prototypes": Knob(8, RQ_DINO),
+    "distill.student_temperature": Knob(0.2, RQ_DINO),
+    "distill.teacher_temperature": Knob(0.08, RQ_DINO),
+    "distill.centre_momentum": Knob(0.5, RQ_DINO),
+    "distill.momentum": Knob(0.5, RQ_DINO),
+    "distill.lambda_rq": Knob(0.1, RQ_DINO),
+    "distill.epochs": Knob(1, RQ_DINO),
+    "distill.batch_size": Knob(16, RQ_DINO),
+    "distill.lr": Knob(0.01, RQ_DINO),
+    "distill.warmup": Knob(0.5, RQ_DINO),
+    "distill.weight_decay": Knob(0.5, RQ_DINO),
+    "distill.clip_norm": Knob(0.01, RQ_DINO),
     "modalities": Knob(["text"], {"filter.required": []}),
     "sequence.encoder": Knob("sasrec"),
     "sequence.mask": Knob(0.6, BERT4REC),
@@ -83,13 +107,13 @@ KNOBS = {
     "pseudo.clusters": Knob(5),
     "pseudo.initialisations": Knob(1),
     "pseudo.iterations": Knob(1),
-    "seed": Knob(1, SASREC),
+    "seed": Knob(1, RQ_DINO),
     "quant.method": Knob("rkmeans"),
-    "quant.levels": Knob(3),
-    "quant.codebook_size": Knob(8),
+    "quant.levels": Knob(3, RQ_DINO),
+    "quant.codebook_size": Knob(8, RQ_DINO),
     "quant.latent_dim": Knob(4),
     "quant.hidden": Knob([8]),
-    "quant.alpha": Knob(0.5),
+    "quant.alpha": Knob(0.5, RQ_DINO),
     "quant.lambda_con": Knob(0.0),
     "quant.con_start_level": Knob(3),
     "quant.lambda_align": Knob(0.1),
@@ -98,7 +122,7 @@ KNOBS = {
     "quant.temperature": Knob(0.2),
     "quant.similarity": Knob("inner"),
     "quant.initialisation": Knob("random"),
-    "quant.replace_dead_after": Knob(0),
+    "quant.replace_dead_after": Knob(0, RQ_DINO),
     "quant.sinkhorn_epsilon": Knob(0.05),
     "quant.sinkhorn_iterations": Knob(1, {"quant.sinkhorn_epsilon": 0.05}),
     "quant.epochs": Knob(3),
@@ -156,6 +180,15 @@ KNOBS = {
     "scale": Knob("other"),
 }
 
+#: Those of the above that another stage reads too, whatever embeds the pictures.
+LATER = {
+    "seed": ("train_quantizer", Knob(1)),
+    "quant.levels": ("train_quantizer", Knob(3)),
+    "quant.codebook_size": ("train_quantizer", Knob(8)),
+    "quant.alpha": ("train_quantizer", Knob(0.5)),
+    "quant.replace_dead_after": ("train_quantizer", Knob(0)),
+}
+
 #: Parameters that need a server, a model or a file of the test's own, and those that must not change a result: each
 #: with the test that shows it.
 ELSEWHERE = {
@@ -183,6 +216,9 @@ ELSEWHERE = {
     "image.encoder": "stages/test_embed_images.py::test_what_changes_the_vectors_of_a_model",
     "image.model": "stages/test_embed_images.py::test_what_changes_the_vectors_of_a_model",
     "image.checkpoint": "stages/test_embed_images.py::test_what_changes_the_vectors_of_a_model",
+    "distill.backbone": "stages/test_distill_images.py::test_the_backbone_and_its_first_weights_are_parameters",
+    "distill.checkpoint": "stages/test_distill_images.py::test_the_backbone_and_its_first_weights_are_parameters",
+    "distill.watch": "stages/test_distill_images.py::test_a_checkpoint_that_nobody_watches_is_warned_of",
     "image.path": "stages/test_embed_images.py::test_precomputed_vectors_come_from_the_path",
     "image.watch": "stages/test_embed_images.py::test_a_checkpoint_that_nobody_watches_is_warned_of",
     "image.batch_size": "stages/test_embed_images.py::test_what_does_not_change_the_vectors_of_a_model",
@@ -251,9 +287,14 @@ def written_given(usual, tmp_path_factory):
     return written
 
 
-@pytest.mark.parametrize("parameter", KNOBS)
-def test_every_parameter_changes_what_its_first_reader_writes(parameter, written_given):
-    stage, knob = first_reader(parameter), KNOBS[parameter]
+@pytest.mark.parametrize(
+    ("parameter", "stage", "knob"),
+    [
+        *((parameter, first_reader(parameter), knob) for parameter, knob in KNOBS.items()),
+        *((parameter, *later) for parameter, later in LATER.items()),
+    ],
+)
+def test_every_parameter_changes_what_its_first_reader_writes(parameter, stage, knob, written_given):
     as_it_was = written_given(stage, knob.given)
     changed = written_given(stage, {**knob.given, parameter: knob.value})
     assert as_it_was, f"{stage} wrote nothing"

@@ -55,6 +55,17 @@ from tessera.params import load_params
             r"text\.path, as text.encoder is precomputed: expected a value",
         ),
         ({"image.encoder": "open_clip"}, r"image\.model, as image.encoder is open_clip: expected a value"),
+        (
+            {"image.encoder": "rq_dino"},
+            r"quant\.lambda_align: expected 0\.0, as image\.encoder is rq_dino, .*, found 0\.001",
+        ),
+        (
+            {"image.encoder": "rq_dino", "quant.lambda_align": 0.0, "ids.layout": "fused"},
+            r"ids\.layout: expected separate, concatenated or marked, as image\.encoder is rq_dino, .* found fused",
+        ),
+        ({"distill.lambda_rq": 0.0}, r"distill\.lambda_rq: .*greater than 0, found 0\.0"),
+        ({"distill.scale": 1.0}, r"distill\.scale: .*less than 1, found 1\.0"),
+        ({"distill.patch": "8"}, r"distill\.patch: expected an integer, found '8'"),
         ({"ids.source": "file"}, r"ids\.path, as ids.source is file: expected a value"),
         ({"spped": 1}, r"spped: expected no such key, found 1"),
     ],

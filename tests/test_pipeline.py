@@ -21,6 +21,7 @@ ORDER = [
     "fetch_images",
     "filter_reviews",
     "embed_text",
+    "distill_images",
     "embed_images",
     "embed_collaborative",
     "cluster_items",
@@ -52,7 +53,7 @@ INFRASTRUCTURE = {
     )
 }
 # A stage that needs one of these at run time imports it at run time.
-HEAVY = ("torch", "transformers", "sklearn", "open_clip", "accelerate", "dvc")
+HEAVY = ("torch", "transformers", "sklearn", "open_clip", "timm", "accelerate", "dvc")
 NEEDS_TORCH = {"train_quantizer", "resolve_collisions", "train_t5", "rank_items"}
 # What only says where to run cannot change a result.
 NOT_A_DEPENDENCY = {"device"}

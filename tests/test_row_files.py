@@ -10,7 +10,7 @@ import torch
 from tessera import artifacts
 from tessera.artifacts import write_table
 from tessera.errors import TableError
-from tessera.row_files import vector_rows
+from tessera.row_files import picture_rows, vector_rows
 from tessera.schemas import VECTORS
 
 
@@ -43,6 +43,17 @@ def test_rows_are_those_of_the_table_in_whatever_order(matrix, tmp_path, monkeyp
             assert torch.equal(rows[wanted], torch.from_numpy(matrix)[wanted])
         for wanted in (slice(None), slice(10, 12), slice(45, 90), slice(50, 60), slice(0, 0)):
             assert torch.equal(rows[wanted], torch.from_numpy(matrix)[wanted])
+
+
+def test_pictures_are_those_of_the_blocks_in_whatever_order(tmp_path):
+    pictures = np.random.default_rng(0).integers(256, size=(9, 4, 4, 3), dtype=np.uint8)
+    blocks = [pictures[:2], pictures[2:3], pictures[:0], pictures[3:, ::-1][:, ::-1]]
+    with picture_rows(iter(blocks), side=4, scratch=tmp_path / "new") as rows:
+        assert rows.shape == (9, 4, 4, 3)
+        for wanted in (torch.tensor([8, 0, 2, 2]), slice(1, 5), slice(7, 99), slice(0, 0)):
+            assert torch.equal(rows[wanted], torch.from_numpy(pictures)[wanted])
+    with picture_rows(iter([]), side=4, scratch=tmp_path) as rows:
+        assert rows.shape == (0, 4, 4, 3)
 
 
 def test_no_more_than_a_row_group_is_held(tmp_path, monkeypatch):

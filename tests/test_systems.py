@@ -14,7 +14,7 @@ from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
 SYSTEMS = sorted(path.stem for path in (ROOT / "conf" / "system").glob("*.yaml"))
 
 #: The stages that the systems share; the others are run for each.
-SHARED = list(STAGES)[: list(STAGES).index("embed_collaborative")]
+SHARED = list(STAGES)[: list(STAGES).index("distill_images")]
 
 #: What a system's rankings are called.
 RANKED = {

@@ -153,13 +153,44 @@ class Text(Impaired):
 class Image(Impaired):
     """embed_images."""
 
-    encoder: Literal["descriptors", "open_clip", "precomputed"]
+    encoder: Literal["descriptors", "open_clip", "rq_dino", "precomputed"]
     model: str | None
     checkpoint: str | None
     path: str
     watch: str
     dimensions: PositiveInt
     batch_size: PositiveInt
+
+
+class Distill(Section):
+    """distill_images."""
+
+    backbone: str
+    checkpoint: str | None
+    watch: str
+    size: PositiveInt
+    patch: PositiveInt | None
+    width: PositiveInt | None
+    layers: PositiveInt | None
+    heads: PositiveInt | None
+    local_size: PositiveInt
+    local_views: Annotated[int, Field(ge=0)]
+    scale: Annotated[float, Field(gt=0, lt=1)]
+    jitter: Annotated[float, Field(ge=0, lt=1)]
+    hidden: PositiveInt
+    bottleneck: PositiveInt
+    prototypes: Annotated[int, Field(ge=2)]
+    student_temperature: Positive
+    teacher_temperature: Positive
+    centre_momentum: Share
+    momentum: Share
+    lambda_rq: Positive
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    lr: Positive
+    warmup: Share
+    weight_decay: NotNegative
+    clip_norm: Positive
 
 
 class Sequence(Section):
@@ -318,6 +349,7 @@ class Params(Section):
     filter: Filter
     text: Text
     image: Image
+    distill: Distill
     sequence: Sequence
     pseudo: Pseudo
     quant: Quant
@@ -380,6 +412,22 @@ class Params(Section):
         if self.ids.collisions == "uniform" and self.quant.sinkhorn_epsilon == 0:
             raise ValueError(
                 "quant.sinkhorn_epsilon: expected a value above 0, as ids.collisions is uniform, found 0.0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_given_codes(self) -> "Params":
+        if "image" not in self.modalities or self.image.encoder != "rq_dino":
+            return self
+        if self.ids.layout == "fused":
+            raise ValueError(
+                "ids.layout: expected separate, concatenated or marked, as image.encoder is rq_dino, which learns "
+                "codes of pictures alone, found fused"
+            )
+        if self.quant.lambda_align > 0 and len(self.modalities) == 2:  # noqa: PLR2004
+            raise ValueError(
+                "quant.lambda_align: expected 0.0, as image.encoder is rq_dino, whose codes are learned before the "
+                f"other modality's and lie in another space, found {self.quant.lambda_align}"
             )
         return self
 

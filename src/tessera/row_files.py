@@ -1,16 +1,17 @@
-"""Vectors that stay on disk: rows of a Parquet table that can be read in any order, however many there are.
+"""Vectors and pictures that stay on disk: rows that can be read in any order, however many there are.
 
 Parquet is read from front to back; training wants its rows in an order that is new in each epoch. So they are laid
 out once in a scratch file without a name, which vanishes with the process however that ends, and from which each row
 is one read. What the system keeps of the file in its cache is its own affair and no part of the process.
 """
 
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,29 +24,29 @@ if TYPE_CHECKING:
 
 
 class RowFile:
-    """A matrix (N, D) of floats in a file, indexed like a tensor: by row numbers (B,) or a slice of rows."""
+    """An array (N, ...) of numbers in a file, indexed like a tensor: by row numbers (B,) or a slice of rows."""
 
-    def __init__(self, file: IO[bytes], shape: tuple[int, int]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: type[np.number[Any]] = np.float32) -> None:
+        self._file, self._dtype = file, dtype
         self.shape = shape
 
     def __getitem__(self, rows: "Tensor | slice") -> "Tensor":
-        """Return rows (B, D), read now."""
+        """Return rows (B, ...), read now."""
         import torch
 
-        count, width = self.shape
+        count, *one = self.shape
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(count)
-            found = np.empty((max(stop - start, 0), width), np.float32)
+            found = np.empty((max(stop - start, 0), *one), self._dtype)
             self._read(found, start)
         else:
-            found = np.empty((len(rows), width), np.float32)
+            found = np.empty((len(rows), *one), self._dtype)
             for place, row in zip(found, rows.tolist(), strict=True):
                 self._read(place, row)
         return torch.from_numpy(found)
 
-    def _read(self, into: NDArray[np.float32], row: int) -> None:
-        size = os.preadv(self._file.fileno(), [into.data], row * self.shape[1] * into.itemsize)
+    def _read(self, into: NDArray[np.number[Any]], row: int) -> None:
+        size = os.preadv(self._file.fileno(), [into.data], row * math.prod(self.shape[1:]) * into.itemsize)
         if size != into.nbytes:
             raise OSError(f"scratch file: expected {into.nbytes} bytes from row {row} on, found {size}")
 
@@ -62,6 +63,19 @@ def vector_rows(paths: Mapping[str, Path], *, scratch: Path) -> Iterator[dict[st
             name: _laid_out(path, stack.enter_context(tempfile.TemporaryFile(dir=scratch)))
             for name, path in paths.items()
         }
+
+
+@contextmanager
+def picture_rows(blocks: Iterable[NDArray[np.uint8]], *, side: int, scratch: Path) -> Iterator[RowFile]:
+    """Give the pictures of blocks (B, side, side, 3), all N of them, laid out in the folder scratch meanwhile."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        count = 0
+        for block in blocks:
+            file.write(np.ascontiguousarray(block).data)
+            count += len(block)
+        file.flush()
+        yield RowFile(file, (count, side, side, 3), np.uint8)
 
 
 def _laid_out(path: Path, file: IO[bytes]) -> RowFile:

@@ -68,6 +68,9 @@ USERS: Schema = {"user": pl.UInt32, "key": pl.String, "interactions": pl.UInt32}
 #: embed_*: one row an item, sorted; `present` is false where the item lacks the modality and `vector` is the mean.
 VECTORS: Schema = {"item": pl.UInt32, "vector": pl.Array(pl.Float32, 1), "present": pl.Boolean}
 
+#: distill_images: one row a level and code, sorted; no rows where codes are learned from vectors, by train_quantizer.
+CODEBOOKS: Schema = {"level": pl.UInt16, "code": pl.UInt16, "vector": pl.Array(pl.Float32, 1)}
+
 #: cluster_items: one row an item and modality; `label` is null where the item lacks the modality.
 LABELS: Schema = {"item": pl.UInt32, "modality": pl.String, "label": pl.UInt32}
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tessera.codes.encoding import encode
-from tessera.codes.fitting import _clusters, _dead, _Items, _neighbours, _replace, fit, residual_kmeans
+from tessera.codes.fitting import _clusters, _Items, _neighbours, fit
 from tessera.codes.losses import ABSENT, positives
 from tessera.codes.quantizer import CrossModalQuantizer
 from tessera.codes.rows import Collaborative
-from tessera.codes.statistics import levels
 from tessera.errors import DataError
 from tessera.row_files import vector_rows
+from tessera.usage import levels
 
 CPU = torch.device("cpu")
 
@@ -143,28 +143,6 @@ def test_uniform_codes_are_chosen_at_the_last_level_alone(fitted):
         assert (usual[f"rq_text_{level}"][0] == uniform[f"rq_text_{level}"][0]) == same_loss
 
 
-def test_dead_codes_by_hand():
-    unused = {"text": torch.tensor([[1, 1, 0]])}
-    dead = _dead(unused, {"text": torch.tensor([[True, False, False]])}, limit=2)
-    assert dead["text"].tolist() == [[False, True, False]]
-    assert unused["text"].tolist() == [[0, 0, 1]]
-    assert not _dead(unused, {"text": torch.zeros(1, 3, dtype=torch.bool)}, limit=0)["text"].any()
-
-
-def test_a_dead_code_goes_to_a_residual_of_its_level(shop):
-    given = shop(("text",))
-    quantizer = CrossModalQuantizer(given.architecture())
-    last = quantizer(given.vectors)
-    last["text"].residuals.data = torch.arange(3.0)[:, None, None].expand(3, 120, 4).clone()
-    dead = torch.zeros(3, 8, dtype=torch.bool)
-    dead[1, 5] = dead[2, 0] = True
-    _replace({"text": dead}, quantizer, last, generator=torch.Generator())
-    codebooks = quantizer.of("text").codebooks.detach()
-    assert codebooks[1, 5].tolist() == [1.0] * 4
-    assert codebooks[2, 0].tolist() == [2.0] * 4
-    assert int((codebooks != 0).any(-1).sum()) == 2
-
-
 def test_training_lowers_the_reconstruction_error_and_uses_most_codes(fitted, shop):
     given = shop(items=300)
     history = fitted(given, epochs=60, lr=5e-3, architecture={"hidden": (32,), "latent_dim": 8}).history
@@ -247,20 +225,6 @@ def test_first_codes_are_the_clusters_of_the_first_residuals(fitted):
     clustered = fitted(epochs=1, lr=1e-9).history["rq"][0]
     random = fitted(epochs=1, lr=1e-9, initialisation="random").history["rq"][0]
     assert clustered < 0.5 * random
-
-
-def test_each_level_clusters_what_the_one_before_left(shop):
-    points = shop(items=480, clusters=12).vectors["text"]
-    codebooks = residual_kmeans(points, levels=3, size=4, generator=torch.Generator().manual_seed(0))
-    assert codebooks.shape == (3, 4, 10)
-    left, errors = points, []
-    for centres in codebooks:
-        nearest = torch.cdist(left, centres).argmin(1)
-        means = torch.stack([left[nearest == number].mean(0) for number in range(4)])
-        torch.testing.assert_close(centres, means, rtol=1e-3, atol=1e-3)
-        left = left - centres[nearest]
-        errors.append(float(left.square().sum()))
-    assert errors[0] > errors[1] > errors[2]
 
 
 def test_residual_kmeans_learns_no_network_and_has_a_history_of_one_look(fitted, shop):

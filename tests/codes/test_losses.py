@@ -22,7 +22,6 @@ from tessera.codes.losses import (
     info_nce,
     narrow_factors,
     positives,
-    quantization_loss,
     reconstruction_loss,
 )
 from tessera.codes.quantizer import CrossModalQuantizer, initialise_layers
@@ -51,14 +50,6 @@ def slow_similarity(a, b, objective):
 
 def slow_logits(one, other, objective):
     return torch.tensor([[slow_similarity(a, b, objective) for b in other] for a in one])
-
-
-def test_quantization_loss_by_hand():
-    residuals = torch.tensor([[[1.0, 2.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 1.0]]])  # 2 levels, 2 items
-    codes = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    # Level 0: (4 + 0) / 2 = 2; level 1: (9 + 1) / 2 = 5; each once for the codes and alpha times for the encoder.
-    assert quantization_loss(residuals, codes, alpha=0.25).tolist() == [2.5, 6.25]
-    assert quantization_loss(residuals, codes, alpha=0.0).tolist() == [2.0, 5.0]
 
 
 def test_reconstruction_loss_sums_over_features_and_averages_over_items():

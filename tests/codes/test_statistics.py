@@ -1,14 +1,12 @@
 """Numbers about codes, worked by hand and from their definitions."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tessera.codes.statistics import collisions, levels, summary, usage
+from tessera.codes.statistics import collisions, summary, usage
 
 some_codes = st.integers(1, 3).flatmap(
     lambda width: st.integers(1, 20).flatmap(lambda items: arrays(np.int64, (items, width), elements=st.integers(0, 3)))
@@ -21,25 +19,11 @@ def test_collisions_by_hand():
     assert collisions(np.empty((0, 4), dtype=np.int64)) == (0.0, 0)
 
 
-def test_levels_by_hand():
-    first, second = levels(np.array([[5, 0], [5, 1], [5, 2], [5, 3]]))
-    assert first == (1, 1.0, 0.0)
-    assert math.copysign(1, first.entropy) == 1
-    assert second == (4, 4.0, 2.0)
-    assert levels(np.array([[0], [0], [0], [1]]))[0].entropy == pytest.approx(0.811278, abs=1e-6)
-    assert levels(np.empty((0, 2), dtype=np.int64)) == [(0, 0.0, 0.0), (0, 0.0, 0.0)]
-
-
 @given(some_codes)
 def test_against_definitions(codes):
     rows = [tuple(row) for row in codes.tolist()]
     assert collisions(codes).collision_rate == pytest.approx(100 * (len(rows) - len(set(rows))) / len(rows))
     assert collisions(codes).largest_group == max(rows.count(row) for row in rows)
-    for column, level in zip(codes.T.tolist(), levels(codes), strict=True):
-        shares = [column.count(code) / len(column) for code in set(column)]
-        assert level.codes_used == len(shares)
-        assert level.entropy == pytest.approx(-sum(share * math.log2(share) for share in shares), abs=1e-9)
-        assert 1 <= level.perplexity <= level.codes_used + 1e-9
 
 
 def test_usage_by_hand():

@@ -10,7 +10,7 @@ from tessera.items.vectors import Vectors
 
 ITEMS, WIDTH = 400, 50
 KEYS = pl.Series([f"k{item}" for item in range(ITEMS)])
-NOTHING = Impairment(missing=0.0, swapped=0.0, noise=0.0, seed=0)
+NOTHING = Impairment(swapped=0.0, noise=0.0, seed=0)
 #: Of unequal spread by dimension, far from the origin, and without the items 0 to 9.
 FOUND = Vectors(
     (5 + np.random.default_rng(0).standard_normal((ITEMS, WIDTH)) * np.linspace(0, 3, WIDTH)).astype(np.float32),
@@ -18,10 +18,10 @@ FOUND = Vectors(
 )
 
 
-def made(found=FOUND, *, modality="image", keys=KEYS, **changes):
+def made(found=FOUND, *, modality="image", keys=KEYS, missing=0.0, **changes):
     """The vectors after the changes, and the counts."""
     impairment = NOTHING._replace(**changes)
-    kept = remaining(keys, impairment, modality=modality)
+    kept = remaining(keys, missing=missing, seed=impairment.seed, modality=modality)
     left = Vectors(found.vectors[kept], found.present[kept])  # an encoder would see no more
     return impaired(left, kept, impairment, keys=keys, modality=modality)
 
@@ -39,7 +39,7 @@ def test_nothing_asked_for_changes_no_bit():
 
 def test_the_share_of_items_is_taken_away_and_the_others_keep_what_they_have():
     vectors, counts = made(missing=0.3)
-    kept = remaining(KEYS, NOTHING._replace(missing=0.3), modality="image")
+    kept = remaining(KEYS, missing=0.3, seed=0, modality="image")
     assert counts == {"made_missing": 120}
     assert (~kept).sum() == 120
     np.testing.assert_array_equal(vectors.present, FOUND.present & kept)
@@ -98,4 +98,4 @@ def test_an_item_alone_swaps_with_itself():
 
 def test_taking_all_away_is_refused():
     with pytest.raises(DataError, match=r"^text.missing = 0.99: expected an item to be left of 3$"):
-        remaining(KEYS[:3], NOTHING._replace(missing=0.99), modality="text")
+        remaining(KEYS[:3], missing=0.99, seed=0, modality="text")

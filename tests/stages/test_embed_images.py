@@ -15,11 +15,14 @@ from safetensors.torch import load_file
 
 from stages.embed_images import main
 from tessera.artifacts import read_table, write_table
-from tessera.errors import DataError, ParamsError, SourceError, TableError
+from tessera.errors import CheckpointError, DataError, ParamsError, SourceError, TableError
+from tessera.items.backbones import Shape, channels_first, new_backbone, save_backbone
 from tessera.items.hashing import drawn
+from tessera.items.image_encoders import squared_pictures
 from tessera.schemas import IMAGES, ITEMS, VECTORS
 from tests.tiny_models import CLIP, clip_folder
 
+RQ_DINO = {"image.encoder": "rq_dino", "quant.lambda_align": 0.0, "device": "cpu"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,7 +65,7 @@ def embed(tables, tmp_path, params_file):
 
     def run(changes=None):
         paths = tmp_path / "vectors.parquet", tmp_path / "metrics.json"
-        main(*tables, *paths, params_file(changes))
+        main(*tables, tmp_path / "backbone", *paths, params_file(changes))
         return read_table(paths[0], VECTORS), json.loads(paths[1].read_text())
 
     return run
@@ -120,6 +123,23 @@ def test_pictures_that_are_taken_away_are_not_lost(embed, clips, encoder):
     if encoder == "open_clip":
         kept = worse["present"].to_numpy()
         np.testing.assert_allclose(matrix(worse)[kept], matrix(usual)[kept], atol=1e-6)
+
+
+def test_a_trained_backbone_embeds_what_pictures_there_are(embed, tables, tmp_path):
+    with pytest.raises(CheckpointError, match="backbone: expected a backbone and its weights"):
+        embed(RQ_DINO)
+    torch.manual_seed(0)
+    shape = Shape("vit_tiny_patch16_224", size=16, patch=8, width=12, layers=1, heads=2)
+    backbone = new_backbone(shape, checkpoint=None, sides={})
+    (tmp_path / "backbone").mkdir()
+    save_backbone(backbone, tmp_path / "backbone")
+    table, metrics = embed(RQ_DINO)
+    assert table["present"].to_list() == [item not in (2, 3) for item in range(9)]
+    assert metrics == {"items": 9, "present": 7, "missing": pytest.approx(2 / 9), "width": 12, "pictures_lost": 1}
+    (seen,) = squared_pictures(tables[1], pl.Series(["k4"]), side=16, batch_size=9)
+    expected = backbone.eval()(channels_first(torch.from_numpy(seen))).detach().numpy()
+    np.testing.assert_allclose(matrix(table)[4:5], expected, atol=1e-5)
+    np.testing.assert_allclose(matrix(embed(RQ_DINO | {"image.batch_size": 2})[0]), matrix(table), atol=1e-5)
 
 
 @pytest.mark.parametrize("change", ["model", "checkpoint", "encoder"])
@@ -218,6 +238,7 @@ def test_descriptors_need_no_torch(tables, tmp_path, params_file):
     paths = {
         "items": tables[0],
         "images": tables[1],
+        "backbone": tmp_path / "nowhere",
         "vectors": tmp_path / "v.parquet",
         "metrics": tmp_path / "m.json",
         "params": params_file(),

@@ -13,10 +13,12 @@ from tessera.codes.checkpoint import save
 from tessera.codes.encoding import encode
 from tessera.codes.quantizer import Architecture, CrossModalQuantizer, initialise_layers
 from tessera.errors import CheckpointError, DataError, TableError
-from tessera.schemas import IDS, ITEMS, VECTORS
+from tessera.items.distillation import codebook_table
+from tessera.schemas import CODEBOOKS, IDS, ITEMS, VECTORS
 
 COUNT = 60
 WIDTHS = {"text": 6, "image": 5}
+NONE = pl.DataFrame(schema=CODEBOOKS)
 SMALL = {"device": "cpu", "modalities": ["text", "image"], "quant.codebook_size": 8}
 
 
@@ -73,10 +75,11 @@ def published():
 def resolve(tmp_path, params_file):
     """Return `resolve(changes..., ...)`, which runs the stage and gives its two outputs."""
 
-    def run(changes=None, *, quantizer=None, tables=None, ids=None):
+    def run(changes=None, *, quantizer=None, tables=None, ids=None, codebooks=NONE):
         for name, table in (tables or {name: vectors(name) for name in WIDTHS}).items():
             write_table(tmp_path / f"{name}.parquet", table, VECTORS)
         write_table(tmp_path / "items.parquet", items(), ITEMS)
+        write_table(tmp_path / "codebooks.parquet", codebooks, CODEBOOKS)
         (tmp_path / "quantizer").mkdir(exist_ok=True)
         save(quantizer or a_quantizer(), tmp_path / "quantizer")
         if ids is not None:
@@ -85,6 +88,7 @@ def resolve(tmp_path, params_file):
         main(
             vectors=[f"{name}={tmp_path / name}.parquet" for name in (tables or WIDTHS)],
             quantizer=tmp_path / "quantizer",
+            codebooks=[f"image={tmp_path / 'codebooks.parquet'}"],
             items=tmp_path / "items.parquet",
             ids=tmp_path / "ids.parquet",
             code_usage=tmp_path / "code_usage.tsv",
@@ -94,6 +98,50 @@ def resolve(tmp_path, params_file):
         return read_table(tmp_path / "ids.parquet", IDS), json.loads((tmp_path / "metrics.json").read_text())
 
     return run
+
+
+def given_codebooks(levels=2, size=8):
+    return torch.randn(levels, size, WIDTHS["image"], generator=torch.Generator().manual_seed(0))
+
+
+def nearest_codewords(vectors, codebooks):
+    """Level by level, the codeword nearest to what the ones before have left."""
+    codes = []
+    for codebook in codebooks.numpy():
+        codes.append(np.square(vectors[:, None] - codebook).sum(-1).argmin(1))
+        vectors = vectors - codebook[codes[-1]]
+    return np.stack(codes, 1)
+
+
+@pytest.mark.parametrize("rule", ["reassign", "uniform", "extra_code"])
+def test_codes_of_given_codebooks_are_the_nearest_codewords(resolve, rule):
+    codebooks = given_codebooks()
+    changes = {"ids.collisions": rule, "quant.sinkhorn_epsilon": 0.003}
+    trained = a_quantizer({"text": WIDTHS["text"]})  # knows nothing of pictures
+    table, metrics = resolve(changes, quantizer=trained, codebooks=codebook_table(codebooks))
+    rows = table.filter(modality="image")
+    assert np.array_equal(np.array(rows["first_codes"].to_list()), nearest_codewords(matrix("image"), codebooks))
+    assert rows["codes"].n_unique() == COUNT
+    assert metrics["image"]["collision_rate_after"] == 0
+    encoded = encode(trained, "text", torch.from_numpy(matrix("text")), device=torch.device("cpu"))
+    assert np.array_equal(np.array(table.filter(modality="text")["first_codes"].to_list()), encoded.codes)
+
+
+def test_given_codebooks_alone_need_no_quantizer(resolve, tmp_path):
+    (tmp_path / "quantizer").mkdir()
+    table, _ = resolve(
+        {"modalities": ["image"], "corpus.tasks": ["history image -> image"], "t5.lambda_implicit": 0.0},
+        tables={"image": vectors("image")},
+        codebooks=codebook_table(given_codebooks()),
+    )
+    assert table["modality"].unique().to_list() == ["image"]
+
+
+def test_given_codebooks_of_another_size_are_named(resolve):
+    with pytest.raises(CheckpointError, match=r"image: expected codebooks of 2 levels with 8 codes each, .* found 10"):
+        resolve(codebooks=codebook_table(given_codebooks(size=5)))
+    with pytest.raises(CheckpointError, match=r"image: expected codebooks of 2 levels with 8 codes each, .* found 15"):
+        resolve(codebooks=codebook_table(given_codebooks()).slice(1))
 
 
 def distinct(table, modality, column="codes"):

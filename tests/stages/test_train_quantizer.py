@@ -5,11 +5,13 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from stages.train_quantizer import main
 from tessera.artifacts import write_table
 from tessera.errors import DataError, ParamsError, TableError
-from tessera.schemas import LABELS, VECTORS
+from tessera.items.distillation import codebook_table
+from tessera.schemas import CODEBOOKS, LABELS, VECTORS
 
 ITEMS = 40
 SMALL = {
@@ -37,6 +39,9 @@ def vectors(width, *, items=ITEMS, absent=0, seed=0):
     )
 
 
+#: No codebooks are given; or one level of two codes.
+NONE = pl.DataFrame(schema=CODEBOOKS)
+GIVEN = codebook_table(torch.ones(1, 2, 5))
 LETTER = {"quant.lambda_cf": 0.5, "sequence.encoder": "sasrec"}
 
 
@@ -46,7 +51,7 @@ def train(tmp_path, params_file):
     runs = iter(range(100))
     tables = {"text": vectors(6), "image": vectors(5, absent=4, seed=1)}
 
-    def run(changes=None, *, tables=tables, labels=None, collaborative=None):
+    def run(changes=None, *, tables=tables, labels=None, collaborative=None, codebooks=NONE):
         folder = tmp_path / f"run{next(runs)}"
         for name, table in tables.items():
             write_table(folder / f"{name}.parquet", table, VECTORS)
@@ -57,7 +62,9 @@ def train(tmp_path, params_file):
         files = {name: folder / f"{name}.parquet" for name in tables}
         if collaborative is not None:
             files["collaborative"] = collaborative
+        write_table(folder / "codebooks.parquet", codebooks, CODEBOOKS)
         main(
+            codebooks=[f"image={folder / 'codebooks.parquet'}"],
             vectors=[f"{name}={path}" for name, path in files.items()],
             labels=folder / "labels.parquet",
             quantizer=folder / "quantizer",
@@ -92,6 +99,21 @@ def test_a_modality_not_in_use_is_not_looked_at(train):
     tables = {"text": vectors(6), "image": vectors(5).clear()}
     folder = train({"modalities": ["text"]}, tables=tables)
     assert list(json.loads((folder / "quantizer" / "config.json").read_text())["widths"]) == ["text"]
+
+
+def test_given_codebooks_leave_the_modality_to_pair_the_others_items(train):
+    """Its codes are not learned, but L_con still brings together the texts of items whose pictures are alike."""
+    folder = train({"quant.lambda_align": 0.0}, codebooks=GIVEN)
+    assert list(json.loads((folder / "quantizer" / "config.json").read_text())["widths"]) == ["text"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["con_text_by_image_1"] > 0
+    assert not [name for name in metrics if name.startswith(("con_image", "rq_image", "used_image", "align_"))]
+
+
+def test_with_all_codebooks_given_there_is_nothing_to_learn(train):
+    folder = train({"modalities": ["image"]}, tables={"image": vectors(5)}, codebooks=GIVEN)
+    assert json.loads((folder / "quantizer" / "config.json").read_text()) == {"method": "none: all codebooks are given"}
+    assert json.loads((folder / "metrics.json").read_text()) == {"epoch": 0}
 
 
 def test_collaborative_vectors_are_read_where_lambda_cf_is_above_0(train, tmp_path):

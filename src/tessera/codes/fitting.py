@@ -14,7 +14,6 @@ from torch import Tensor
 from tessera.codes.losses import ABSENT, Known, Losses, Neighbours, Objective, identifier_loss, positives
 from tessera.codes.quantizer import (
     Architecture,
-    Assignment,
     CrossModalQuantizer,
     Quantized,
     initialise_layers,
@@ -23,15 +22,15 @@ from tessera.codes.rows import Collaborative, Rows, blocks_of, moments, rows_in_
 from tessera.codes.uniform import Sinkhorn, uniform_codes
 from tessera.errors import DataError
 from tessera.kmeans import kmeans, nearest
+from tessera.residual import Assignment, dead_codes, replace_codes, residual_kmeans
 
 Initialisation = Literal["kmeans", "random"]
 
 #: Takes the epochs and gives them back one by one, telling the user how far the training is.
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
-#: The k-means of codebooks: items a code that it sees (the bound that Faiss uses), and Lloyd's iterations at most.
+#: The k-means of codebooks: items a code that it sees (the bound that Faiss uses).
 POINTS_PER_CODE = 256
-ITERATIONS = 50
 
 #: The clusters of a level's codes: Lloyd's iterations at most, as published, and how evenly codes then fall into them:
 #: of 256 codes and 10 clusters, a cluster got 16 to 51 (random codes of 16 features, 20 draws).
@@ -90,6 +89,7 @@ def fit(
 ) -> Fitted:
     """Return the quantizer of architecture that fits vectors (N, D) and labels (N,) of every modality.
 
+    There may be labels of further modalities, whose codes are learned elsewhere: L_con pairs items by them too.
     A label is losses.ABSENT where the item lacks the modality; such an item gets codes like every other, but takes
     no part in L_con and L_align. `generator` belongs to the CPU, whatever the device. `rkmeans` learns nothing by
     epochs: its history is one look at the result. `collaborative` vectors are looked at if lambda_cf is above 0; they
@@ -137,7 +137,7 @@ class _Items:
         if _fit_on(device, self.vectors.values()):
             self.vectors = {modality: _moved(rows, device) for modality, rows in self.vectors.items()}
             self.home = device
-        self.labels = {modality: labels[modality].to(device) for modality in modalities}
+        self.labels = {modality: numbers.to(device) for modality, numbers in labels.items()}
         self.known = None if known is None else Known(*(part.to(device) for part in known))
         self.count = self.vectors[modalities[0]].shape[0]
 
@@ -147,7 +147,7 @@ class _Items:
 
     def batches(self, size: int, *, generator: torch.Generator) -> Iterator[_Batch]:
         """Yield all items in a new order, in the fewest batches of at most size items, equal to within one item."""
-        pairs = tuple(permutations(self.vectors, 2))
+        pairs = tuple(permutations(self.labels, 2))
         draws = torch.rand(len(pairs), self.count, generator=generator).to(self.device)
         order = torch.randperm(self.count, generator=generator)
         to_read, here = (order.to(place).tensor_split(-(-self.count // size)) for place in (self.home, self.device))
@@ -219,8 +219,9 @@ def _epochs(
             losses.total.backward()
             optimizer.step()
             tally.add(quantized, losses)
-        dead = _dead(unused, tally.used, limit=schedule.replace_dead_after)
-        _replace(dead, quantizer, quantized, generator=generator)
+        dead = {m: dead_codes(unused[m], used, limit=schedule.replace_dead_after) for m, used in tally.used.items()}
+        for m, marks in dead.items():
+            replace_codes(quantizer.of(m).codebooks, marks, quantized[m].residuals, generator=generator)
         yield tally.row(items.count) | _by_level("replaced", dead)
 
 
@@ -283,35 +284,6 @@ def _look(
     return tally.row(items.count)
 
 
-def _dead(unused: Mapping[str, Tensor], used: Mapping[str, Tensor], *, limit: int) -> dict[str, Tensor]:
-    """Count in unused (L, M) one more epoch for the codes not used (L, M); return those (L, M) that reach the limit.
-
-    Their count starts anew. With a limit of 0 no code is ever dead.
-    """
-    dead = {}
-    for modality, epochs in unused.items():
-        epochs.add_(1).masked_fill_(used[modality], 0)
-        dead[modality] = (epochs >= limit) & (limit > 0)
-        epochs.masked_fill_(dead[modality], 0)
-    return dead
-
-
-@torch.no_grad()
-def _replace(
-    dead: Mapping[str, Tensor],
-    quantizer: CrossModalQuantizer,
-    last: Mapping[str, Quantized],
-    *,
-    generator: torch.Generator,
-) -> None:
-    """Put each dead code on the residual, at its level, of a random item of the last batch."""
-    for modality, marks in dead.items():
-        codebooks, residuals = quantizer.of(modality).codebooks, last[modality].residuals  # (L, M, d), (L, B, d)
-        order = torch.randperm(residuals.shape[1], generator=generator)
-        drawn = order[torch.arange(codebooks.shape[1]) % len(order)].to(residuals.device)  # (M,)
-        codebooks.copy_(torch.where(marks[..., None], residuals[:, drawn], codebooks))
-
-
 @torch.no_grad()
 def _place_codes(
     quantizer: CrossModalQuantizer,
@@ -334,16 +306,6 @@ def _place_codes(
     blocks = sample.split(rows_in_block(max(part.widths)))
     points = torch.cat([part.latents(items.rows(modality, rows)) for rows in blocks])
     part.codebooks.copy_(residual_kmeans(points, levels=len(part.codebooks), size=size, generator=generator))
-
-
-def residual_kmeans(points: Tensor, *, levels: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return codebooks (L, M, d): the k-means of points (S, d), that of what remains of them, and so on."""
-    codebooks = []
-    for _ in range(levels):
-        found = kmeans(points, size=size, starts=1, iterations=ITERATIONS, tolerance=0.0, generator=generator)
-        points = points - found.centres[found.assigned]
-        codebooks.append(found.centres)
-    return torch.stack(codebooks)
 
 
 def _known(collaborative: Collaborative | None, vectors: Mapping[str, Rows], architecture: Architecture) -> Known:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.codes.quantizer import Quantized
+from tessera.residual import quantization_loss
 
 Similarity = Literal["cosine", "inner"]
 
@@ -92,7 +93,8 @@ def identifier_loss(
     """Return L_ID of a batch whose items have the labels (B,) in each modality, ABSENT where they lack it.
 
     `draws` holds, for each ordered pair of modalities, uniform numbers (B,) in [0, 1) that choose the positives.
-    Terms of weight 0 are not computed; the sums `rq`, `recon`, `con` and `align` are always there. L_CF and its sum
+    Labels of a modality that is not quantized here pair the items of those that are. Terms of weight 0 are not
+    computed; the sums `rq`, `recon`, `con` and `align` are always there. L_CF and its sum
     `cf` are there if something is `known`, L_Div and its sum `diversity` for the modalities that have `neighbours`.
     """
     rq = {m: quantization_loss(q.residuals, q.code_vectors, alpha=objective.alpha) for m, q in quantized.items()}
@@ -130,16 +132,6 @@ def identifier_loss(
         **{f"diversity_{m}_{level}": loss for m, losses in diversity.items() for level, loss in enumerate(losses)},
     }
     return Losses(total, {name: term.detach() for name, term in terms.items()})
-
-
-def quantization_loss(residuals: Tensor, code_vectors: Tensor, *, alpha: float) -> Tensor:
-    """Return L_rq per level (L,): |sg[r_l] - e|^2 + alpha |r_l - sg[e]|^2, of residuals and codes (L, B, d).
-
-    The first term moves the codes, the second the encoder (VQ-VAE, arXiv 1711.00937, equation 3).
-    """
-    codebook = (residuals.detach() - code_vectors).square().sum(-1).mean(-1)
-    commitment = (residuals - code_vectors.detach()).square().sum(-1).mean(-1)
-    return codebook + alpha * commitment
 
 
 def reconstruction_loss(scaled: Tensor, reconstruction: Tensor) -> Tensor:
@@ -302,7 +294,9 @@ def _contrasts(
     """Return L_con per level and the share of anchors that found a positive, for each (modality, labels of)."""
     losses: dict[tuple[str, str], Tensor] = {}
     shares: dict[tuple[str, str], Tensor] = {}
-    for modality, other in permutations(quantized, 2):
+    for modality, other in permutations(labels, 2):
+        if modality not in quantized:
+            continue
         residuals = quantized[modality].residuals[objective.con_start_level :]
         if objective.lambda_con == 0 or len(residuals) == 0:
             continue

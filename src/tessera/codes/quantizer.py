@@ -8,22 +8,19 @@ Gradients: the codebooks learn from L_rq and L_Div alone. The code that a residu
 reaches the encoder through every residual; L_recon, L_align and L_CF reach it straight through the summed codes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tessera.errors import CheckpointError
 from tessera.kmeans import nearest
+from tessera.residual import Assignment, Steps, quantise, summed
 
 Method = Literal["rqvae", "rkmeans"]
-
-#: Chooses for each of some residuals (B, d) one of the codes (M, d) of a level, as its index (B,).
-Assignment = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -86,23 +83,13 @@ class ModalityQuantizer(nn.Module):
         """Quantise vectors (B, D), at the last level by the given assignment, and reconstruct them from their codes."""
         scaled = self.scaled(vectors)
         latents = self.encoder(scaled)  # (B, D) -> (B, d)
-        codes, residuals, code_vectors = self.quantise(latents, last=last)
-        summed = latents + (code_vectors.sum(0) - latents).detach()
-        return Quantized(codes, residuals, code_vectors, summed, scaled, self.decoder(summed))
+        steps = self.quantise(latents, last=last)
+        through = summed(latents, steps.code_vectors)
+        return Quantized(*steps, through, scaled, self.decoder(through))
 
-    def quantise(self, latents: Tensor, *, last: Assignment = nearest) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the codes (B, L), residuals (L, B, d) and code vectors (L, B, d) of latents (B, d).
-
-        r_0 = z, c_l = the code nearest to r_l, r_{l+1} = r_l - e_{l, c_l} (MACRec; TIGER, section 3.1). At the last
-        level a training may choose codes in another way.
-        """
-        codes, residuals, code_vectors = [], [latents], []
-        for level, codebook in enumerate(self.codebooks, start=1):
-            assign = last if level == len(self.codebooks) else nearest
-            codes.append(assign(residuals[-1].detach(), codebook.detach()))
-            code_vectors.append(functional.embedding(codes[-1], codebook))
-            residuals.append(residuals[-1] - code_vectors[-1].detach())
-        return torch.stack(codes, 1), torch.stack(residuals[:-1]), torch.stack(code_vectors)
+    def quantise(self, latents: Tensor, *, last: Assignment = nearest) -> Steps:
+        """Return the codes (B, L), residuals (L, B, d) and code vectors (L, B, d) of latents (B, d)."""
+        return quantise(latents, self.codebooks, last=last)
 
 
 class CrossModalQuantizer(nn.Module):
@@ -138,6 +125,16 @@ def initialise_layers(quantizer: CrossModalQuantizer, *, generator: torch.Genera
         if isinstance(module, nn.Linear):
             nn.init.xavier_normal_(module.weight, generator=generator)
             nn.init.zeros_(module.bias)
+
+
+def with_codebooks(modality: str, codebooks: Tensor) -> CrossModalQuantizer:
+    """Return the quantizer of a modality whose codebooks (L, M, D) are given: no network, and nothing scaled."""
+    levels, size, width = codebooks.shape
+    architecture = Architecture("rkmeans", {modality: width}, levels, size, latent_dim=width, hidden=())
+    quantizer = CrossModalQuantizer(architecture)
+    with torch.no_grad():
+        quantizer.of(modality).codebooks.copy_(codebooks)
+    return quantizer.eval()
 
 
 class _Blank(nn.Linear):

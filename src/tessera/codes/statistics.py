@@ -7,17 +7,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tessera.codes.collisions import Integers, packed
+from tessera.usage import levels
 
 #: What `usage` returns.
 USAGE: Final = {"modality": pl.String, "level": pl.Int64, "place": pl.Int64, "share": pl.Float64}
-
-
-class Level(NamedTuple):
-    """How one level uses its codes."""
-
-    codes_used: int
-    perplexity: float  # 2 ** entropy: as many codes used evenly would be as surprising
-    entropy: float  # in bits
 
 
 class Collisions(NamedTuple):
@@ -36,11 +29,6 @@ def collisions(codes: Integers) -> Collisions:
         return Collisions(0.0, 0)
     _, counts = np.unique(packed(codes, size=int(codes.max()) + 1), return_counts=True)
     return Collisions(100 * (len(codes) - len(counts)) / len(codes), int(counts.max()))
-
-
-def levels(codes: Integers) -> list[Level]:
-    """Return how each of the L levels of codes (N, L) uses its codes; no items use none."""
-    return [_level(column) for column in codes.T]
 
 
 def summary(first: Integers, codes: Integers) -> dict[str, Any]:
@@ -81,13 +69,3 @@ def usage(codes: Integers, *, modality: str, size: int) -> pl.DataFrame:
 def _shares(codes: Integers, *, size: int) -> NDArray[np.float64]:
     counts = np.bincount(codes, minlength=size)
     return np.sort(counts)[::-1] / max(1, len(codes))
-
-
-def _level(codes: Integers) -> Level:
-    if len(codes) == 0:
-        return Level(0, 0.0, 0.0)
-    _, counts = np.unique(codes, return_counts=True)
-    shares = counts / len(codes)
-    # The sum of one share of 1 is -0.0.
-    entropy = float(abs(np.sum(shares * np.log2(shares))))
-    return Level(len(counts), 2**entropy, entropy)

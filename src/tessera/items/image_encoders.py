@@ -1,4 +1,4 @@
-"""Embed what items look like: by plain descriptors of colours and edges, or by any model of the `open_clip` library.
+"""Embed what items look like: by plain descriptors, any model of the `open_clip` library, or a backbone trained here.
 
 Pictures are read from their table and decoded a batch at a time. An item without a picture, or with one that cannot
 be decoded, is absent.
@@ -7,6 +7,7 @@ be decoded, is absent.
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
@@ -73,8 +74,9 @@ def descriptors(
 
     Raises DataError where there are not two pictures that differ.
     """
+    prepare = partial(squared, side=SIDE)
     found = _embedded(
-        path, keys, _pixels, lambda pixels: described(np.stack(pixels)), batch_size=batch_size, progress=progress
+        path, keys, prepare, lambda pixels: described(np.stack(pixels)), batch_size=batch_size, progress=progress
     )
     if not found.present.any():
         return found
@@ -115,6 +117,56 @@ def clip(
         return vectors
 
     return _embedded(path, keys, preprocess, encode, batch_size=batch_size, accelerator=accelerator, progress=progress)
+
+
+def distilled(
+    path: Path,
+    keys: pl.Series,
+    *,
+    backbone: Path,
+    batch_size: int,
+    accelerator: "Accelerator",
+    progress: Progress = silently,
+) -> Vectors:
+    """Return what the backbone in that folder, a teacher of `distillation`, makes (N, D) of the items' pictures.
+
+    It computes in fp32 everywhere: the vectors are to have the codes that its training saw.
+
+    Raises CheckpointError where the folder holds none.
+    """
+    import torch
+
+    from tessera.items.backbones import channels_first, load_backbone
+
+    network = load_backbone(backbone).to(accelerator.device)
+
+    def encode(pixels: list[Pixels]) -> Floats:
+        with torch.inference_mode():
+            pictures = torch.from_numpy(np.stack(pixels)).to(accelerator.device)  # (B, S, S, 3)
+            vectors: Floats = network(channels_first(pictures)).cpu().numpy()
+        return vectors
+
+    prepare = partial(squared, side=network.shape.size)
+    return _embedded(path, keys, prepare, encode, batch_size=batch_size, accelerator=accelerator, progress=progress)
+
+
+def squared_pictures(path: Path, keys: pl.Series, *, side: int, batch_size: int) -> Iterator[Pixels]:
+    """Yield the pictures at path of the items with keys, squared (B, side, side, 3); those that can be decoded."""
+
+    def prepared(file: bytes) -> Pixels | None:
+        picture = decoded(file)
+        return None if picture is None else squared(picture, side=side)
+
+    with ThreadPoolExecutor() as cores:
+        for batch in read_pictures(path, keys, batch_size=batch_size):
+            ready = [pixels for pixels in cores.map(prepared, batch.files) if pixels is not None]
+            if ready:
+                yield np.stack(ready)
+
+
+def squared(picture: Image.Image, *, side: int) -> Pixels:
+    """Return a picture as bytes (side, side, 3), whatever its own proportions are."""
+    return np.asarray(picture.resize((side, side), Image.Resampling.BOX))
 
 
 def read_pictures(path: Path, keys: pl.Series, *, batch_size: int) -> Iterator[Pictures]:
@@ -231,10 +283,6 @@ def _embedded(
             accelerator=accelerator,
             progress=progress,
         )
-
-
-def _pixels(picture: Image.Image) -> Pixels:
-    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def _colours(pixels: Pixels, *, cells: int) -> NDArray[np.float64]:

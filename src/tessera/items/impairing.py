@@ -17,15 +17,14 @@ from tessera.items.vectors import Vectors
 
 
 class Impairment(NamedTuple):
-    """How a modality's vectors are made worse; zeros leave them as they are."""
+    """How the vectors that a modality still has are made worse; zeros leave them as they are."""
 
-    missing: float  # share of the items that count as having none
     swapped: float  # share of the items whose vectors go round among them
     noise: float  # deviation of the noise, in deviations of the vectors
     seed: int  # says which items, and which noise
 
 
-def remaining(keys: pl.Series, impairment: Impairment, *, modality: str) -> NDArray[np.bool_]:
+def remaining(keys: pl.Series, *, missing: float, seed: int, modality: str) -> NDArray[np.bool_]:
     """Return (N,) which items keep what they have of the modality: all but round(missing * N) of them.
 
     The others are to be left out before anything is embedded, so that no encoder learns from them.
@@ -33,9 +32,9 @@ def remaining(keys: pl.Series, impairment: Impairment, *, modality: str) -> NDAr
     Raises DataError where none is left.
     """
     kept = np.ones(len(keys), np.bool_)
-    kept[drawn(keys, share=impairment.missing, purpose=f"{modality} missing", seed=impairment.seed)] = False
+    kept[drawn(keys, share=missing, purpose=f"{modality} missing", seed=seed)] = False
     if len(kept) and not kept.any():
-        raise DataError(f"{modality}.missing = {impairment.missing}: expected an item to be left of {len(kept)}")
+        raise DataError(f"{modality}.missing = {missing}: expected an item to be left of {len(kept)}")
     return kept
 
 
