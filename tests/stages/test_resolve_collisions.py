@@ -14,6 +14,7 @@ from tessera.codes.encoding import encode
 from tessera.codes.quantizer import Architecture, CrossModalQuantizer, initialise_layers
 from tessera.errors import CheckpointError, DataError, TableError
 from tessera.items.distillation import codebook_table
+from tessera.residual import residual_kmeans
 from tessera.schemas import CODEBOOKS, IDS, ITEMS, VECTORS
 
 COUNT = 60
@@ -118,6 +119,9 @@ def test_codes_of_given_codebooks_are_the_nearest_codewords(resolve, rule):
     codebooks = given_codebooks()
     changes = {"ids.collisions": rule, "quant.sinkhorn_epsilon": 0.003}
     trained = a_quantizer({"text": WIDTHS["text"]})  # knows nothing of pictures
+    part, generator = trained.of("text"), torch.Generator().manual_seed(0)
+    points = part.latents(torch.from_numpy(matrix("text"))).detach()
+    part.codebooks.data.copy_(residual_kmeans(points, levels=3, size=8, generator=generator))
     table, metrics = resolve(changes, quantizer=trained, codebooks=codebook_table(codebooks))
     rows = table.filter(modality="image")
     assert np.array_equal(np.array(rows["first_codes"].to_list()), nearest_codewords(matrix("image"), codebooks))

@@ -144,4 +144,4 @@ def test_what_is_wrong_is_named_and_nothing_is_left_behind(train, tmp_path):
     with pytest.raises(TableError, match=r"labels.parquet: expected columns"):
         train(labels=pl.DataFrame({"item": [1]}))
     left = {file.name for file in tmp_path.rglob("*") if file.is_file()}
-    assert left <= {"text.parquet", "image.parquet", "labels.parquet", "params.yaml"}
+    assert left <= {"text.parquet", "image.parquet", "labels.parquet", "codebooks.parquet", "params.yaml"}
