@@ -130,6 +130,7 @@ def test_ids_are_the_codes_that_its_metrics_tell_of(distill, tables, tmp_path, p
         codebooks=[f"image={folder / 'codebooks.parquet'}"],
         items=tables["items"],
         ids=tmp_path / "ids.parquet",
+        code_usage=tmp_path / "usage.tsv",
         metrics=tmp_path / "ids.json",
         params_file=params,
     )
