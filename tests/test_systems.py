@@ -28,6 +28,8 @@ RANKED = {
     "mgr_late": {"joint"},
     "mgr_late_plus": {"joint"},
     "itemknn": {"itemknn"},
+    "als": {"als"},
+    "bpr": {"bpr"},
     "popularity": set(),
 }
 BOTH = {"text", "image", "ensemble"}
