@@ -1,4 +1,4 @@
-"""Rank items for every user by who took what after what: systems without semantic IDs, one ranking each."""
+"""Rank items for every user by who took what: systems without semantic IDs, one ranking each."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +11,7 @@ import typer
 from tessera.artifacts import read_table, table_writer, write_json
 from tessera.params import PARAMS_FILE, Params, load_params
 from tessera.recommender.corpus import Histories, histories
+from tessera.recommender.factors import AlsSettings, BprSettings, als_scores, bpr_scores, fit_als, fit_bpr
 from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.transitions import Weights, transition_matrix, transition_scores
 from tessera.runtime import progress, run, torch_device
@@ -58,6 +59,12 @@ def scorer(
     if member == "itemknn":
         weights = Weights(**params.itemknn.model_dump())
         return partial(transition_scores, transition_matrix(table, items=items, weights=weights), weights=weights)
+    if member == "als":
+        als = AlsSettings(**params.als.model_dump())
+        return partial(als_scores, fit_als(table, items=items, settings=als, seed=params.seed))
+    if member == "bpr":
+        bpr = BprSettings(**params.bpr.model_dump())
+        return partial(bpr_scores, fit_bpr(table, items=items, settings=bpr, seed=params.seed))
     from tessera.recommender.sequence_encoder import load_encoder, sequence_scores
 
     trained = load_encoder(encoder, kind=member, items=items, max_history=params.corpus.max_history)

@@ -40,6 +40,8 @@ SASREC = {"sequence.encoder": "sasrec"}
 BERT4REC = {"sequence.encoder": "bert4rec"}
 RQ_DINO = {"image.encoder": "rq_dino", "quant.lambda_align": 0.0}
 ITEMKNN = {"collaborative.members": ["itemknn"]}
+ALS = {"collaborative.members": ["als"]}
+BPR = {"collaborative.members": ["bpr"]}
 KNOBS = {
     "dataset.users": Knob(81),
     "dataset.items": Knob(61),
@@ -170,6 +172,14 @@ KNOBS = {
     "itemknn.column_power": Knob(1.0, ITEMKNN),
     "itemknn.row_power": Knob(0.0, ITEMKNN),
     "itemknn.recency": Knob(1.0, ITEMKNN),
+    "als.factors": Knob(4, ALS),
+    "als.regularisation": Knob(1.0, ALS),
+    "als.alpha": Knob(2.0, ALS),
+    "als.iterations": Knob(1, ALS),
+    "bpr.factors": Knob(4, BPR),
+    "bpr.regularisation": Knob(1.0, BPR),
+    "bpr.lr": Knob(0.01, BPR),
+    "bpr.epochs": Knob(1, BPR),
     "eval.resamples": Knob(40),
     "eval.confidence": Knob(0.5),
     "eval.frequency_bounds": Knob([2]),

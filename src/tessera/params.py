@@ -312,10 +312,28 @@ class ItemKnn(Section):
     recency: NotNegative
 
 
+class Als(Section):
+    """rank_collaborative, for the member als."""
+
+    factors: PositiveInt
+    regularisation: Positive
+    alpha: Positive
+    iterations: PositiveInt
+
+
+class Bpr(Section):
+    """rank_collaborative, for the member bpr."""
+
+    factors: PositiveInt
+    regularisation: NotNegative
+    lr: Positive
+    epochs: PositiveInt
+
+
 class Collaborative(Section):
     """rank_collaborative."""
 
-    members: list[Literal["itemknn", "sasrec", "bert4rec"]]
+    members: list[Literal["itemknn", "als", "bpr", "sasrec", "bert4rec"]]
     tokens: PositiveInt
 
 
@@ -359,6 +377,8 @@ class Params(Section):
     decode: Decode
     collaborative: Collaborative
     itemknn: ItemKnn
+    als: Als
+    bpr: Bpr
     eval: Eval
     report: Report
 
@@ -399,7 +419,7 @@ class Params(Section):
                 f"found {self.sequence.width}"
             )
         for member in self.collaborative.members:
-            if member not in ("itemknn", self.sequence.encoder):
+            if member in ("sasrec", "bert4rec") and member != self.sequence.encoder:
                 raise ValueError(
                     f"sequence.encoder: expected {member}, as collaborative.members names it, "
                     f"found {self.sequence.encoder}"

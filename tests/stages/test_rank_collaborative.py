@@ -1,12 +1,16 @@
 """The stage that ranks without semantic IDs, from interactions to rankings."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from stages.rank_collaborative import main
 from tessera.artifacts import read_table, write_table
 from tessera.schemas import INTERACTIONS, RANKINGS
+from tests.pipeline_runs import ROOT
 from tests.recommender.conftest import circle_interactions
 
 USERS, ITEMS = 30, 12
@@ -50,6 +54,22 @@ def test_what_follows_on_the_circle_stands_first(rank):
     best = rankings.filter(split="test", rank=1).join(last, on="user")
     steps = (best["item"].cast(int) - best["last"].cast(int)) % ITEMS
     assert (steps.is_between(1, 3)).mean() > 0.8
+
+
+@pytest.mark.parametrize("member", ["als", "bpr"])
+def test_factorisations_are_drawn_by_the_seed(rank, member):
+    first, again, other = (rank({"collaborative.members": [member], "seed": seed})[0] for seed in (0, 0, 1))
+    assert set(first["modality"]) == {member}
+    assert first.equals(again)
+    assert not first.equals(other)
+
+
+def test_a_factorisation_is_loaded_where_it_is_asked_for_alone(tmp_path):
+    """In an environment without the library everything else works."""
+    (tmp_path / "implicit.py").write_text("raise ImportError('not needed')")
+    code = "import stages.rank_collaborative, tessera.recommender.factors"
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "src")])
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=True)
 
 
 def test_without_members_there_is_an_empty_table(rank):

@@ -85,7 +85,8 @@ def show_table(
 ) -> None:
     """Show what a table's runs measured beside what was published, and write it as Markdown, CSV and HTML.
 
-    These files are made from the experiments at any time, and so, like the report, no part of the repository.
+    These files are made from the experiments at any time, and so, like the report, no part of the repository, but for
+    those of docs/tables, which the README tells of.
     """
     import numpy as np
 

@@ -76,6 +76,19 @@ def best_items(scores: Floats, *, length: int) -> Lists:
     return best
 
 
+def log_shares(strengths: Floats) -> Floats:
+    """Return the logarithm of the share of each of strengths (B, N) in its row's sum of those above 0.
+
+    What is not above 0 has no share and is IMPOSSIBLE.
+
+    >>> np.exp(log_shares(np.array([[1.0, 3.0, -2.0]]))).round(2).tolist()
+    [[0.25, 0.75, 0.0]]
+    """
+    strengths = np.maximum(strengths, 0.0)
+    shares = np.divide(strengths, strengths.sum(axis=1, keepdims=True), where=strengths > 0, out=strengths)
+    return np.log(shares, where=shares > 0, out=np.full(shares.shape, IMPOSSIBLE))
+
+
 def rankings_table(
     items: NDArray[np.integer], scores: NDArray[np.floating], *, users: pl.Series, split: str, modality: str
 ) -> pl.DataFrame:

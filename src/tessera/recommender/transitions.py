@@ -11,7 +11,7 @@ import polars as pl
 from scipy import sparse
 
 from tessera.recommender.corpus import Histories
-from tessera.recommender.lists import IMPOSSIBLE, Floats
+from tessera.recommender.lists import Floats, log_shares
 
 #: A sparse matrix of SciPy.
 Sparse = Any
@@ -66,6 +66,4 @@ def transition_scores(matrix: Sparse, found: Histories, *, weights: Weights) -> 
         (weights.recency ** back.astype(np.float64), found.before, np.concatenate([[0], ends])),
         shape=(len(found.lengths), matrix.shape[0]),
     )
-    strengths = (history @ matrix).toarray()
-    shares = np.divide(strengths, strengths.sum(axis=1, keepdims=True), where=strengths > 0, out=strengths)
-    return np.log(shares, where=shares > 0, out=np.full(shares.shape, IMPOSSIBLE))
+    return log_shares((history @ matrix).toarray())
