@@ -1,6 +1,5 @@
 """What comes of embedding items in one modality."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from tessera.items.fitted import Fitted
@@ -11,5 +10,5 @@ class Embedded(NamedTuple):
     """Vectors of N items, what is to be told of what they were made from, and what embeds other items so."""
 
     vectors: Vectors
-    counts: Mapping[str, float]
+    counts: dict[str, float]
     fitted: Fitted

@@ -24,7 +24,7 @@ class Fitted(NamedTuple):
     """Arrays by name, and words in the order of the columns that are theirs."""
 
     kind: str
-    arrays: Mapping[str, NDArray[Any]] = {}  # noqa: RUF012 - never changed
+    arrays: Mapping[str, NDArray[Any]] = {}
     words: Sequence[str] = ()
 
 
