@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tessera.recommender.corpus import codes_by_modality
-from tessera.serving.shop import Shop
+from tessera.using.shop import Shop
 
 
 class Neighbours(NamedTuple):
@@ -37,7 +37,9 @@ def neighbours_of(shop: Shop, item: int, *, count: int) -> list[Neighbours]:
         table = shop.vectors(name)
         cosines = cosines_to(table, item)
         items = [] if cosines is None else nearest(cosines, item, count=count, least=-1)
-        found.append(Neighbours(f"{name} vector", items, [] if cosines is None else [f"{cosines[i]:.3f}" for i in items]))
+        found.append(
+            Neighbours(f"{name} vector", items, [] if cosines is None else [f"{cosines[i]:.3f}" for i in items])
+        )
     return found
 
 
@@ -47,18 +49,13 @@ def levels_shared(codes: NDArray[np.integer[Any]], item: int) -> NDArray[np.int6
     return np.asarray(same.sum(axis=1), np.int64)
 
 
-def cosines_to(table: pl.DataFrame, item: int) -> NDArray[np.float64] | None:
-    """Return the cosines (N,) of the vectors of a table of VECTORS to that of item; NaN where an item has none.
-
-    None where item itself has none.
-    """
+def cosines_to(table: pl.DataFrame, item: int) -> NDArray[np.float64]:
+    """Return the cosines (N,) of the vectors of a table of VECTORS to that of item; NaN where one of both has none."""
     present = table["present"].to_numpy()
-    if not present[item]:
-        return None
     vectors = table["vector"].to_numpy().astype(np.float64)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vectors[item])
     cosines = np.divide(vectors @ vectors[item], lengths, where=lengths > 0, out=np.zeros(len(vectors)))
-    return np.where(present, cosines, np.nan)
+    return np.where(present & present[item], cosines, np.nan)
 
 
 def nearest(nearness: NDArray[np.number[Any]], item: int, *, count: int, least: float) -> list[int]:

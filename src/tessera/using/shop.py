@@ -17,7 +17,7 @@ from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.model import ids_fingerprint
 from tessera.recommender.vocabulary import Tokens, Vocabulary
 from tessera.schemas import IDS, ITEMS, VECTORS
-from tessera.serving.parts import Parts, find_parts, read_manifest
+from tessera.using.parts import Parts, find_parts, read_manifest
 
 #: What makes a folder one of added items: its format, and which IDs the items before them have.
 ADDED: Final = "added.json"

@@ -15,15 +15,24 @@ from tessera.artifacts import read_json, whole_folder, write_json, write_table
 from tessera.errors import CheckpointError
 from tessera.params import Params
 from tessera.schemas import IDS, ITEMS, VECTORS
-from tessera.serving.parts import EXPORT, FORMAT, MANIFEST, sizes_of
-from tessera.serving.recommender import SALES, TRANSITIONS, Recommender, transitions_of
-from tessera.serving.shop import Shop
+from tessera.using.parts import EXPORT, FORMAT, MANIFEST, sizes_of
+from tessera.using.recommender import SALES, TRANSITIONS, Recommender, transitions_of
+from tessera.using.shop import Shop
 
 #: Parts that are copied as they are.
-COPIED = ("params", "metrics", "vocabulary", "checkpoint", "sequence_encoder", "quantizer", "text_encoder", "image_encoder")
+COPIED = (
+    "params",
+    "metrics",
+    "vocabulary",
+    "checkpoint",
+    "sequence_encoder",
+    "quantizer",
+    "text_encoder",
+    "image_encoder",
+)
 
 
-def export(recommender: Recommender, folder: Path) -> None:
+def write_export(recommender: Recommender, folder: Path) -> None:
     """Write the model of recommender, with the items that were added to it, into folder: as a whole or not at all.
 
     Raises CheckpointError where folder is there and no export, TableError where a stage has not run.
@@ -71,7 +80,7 @@ def card(shop: Shop, metrics: dict[str, Any]) -> str:
         "\n".join(f"| {' | '.join(row)} |" for row in table),
         "How to use it, with the library tessera:",
         "    from tessera import Recommender\n"
-        "    shop = Recommender.load(\"FOLDER\")\n"
+        '    shop = Recommender.load("FOLDER")\n'
         f"    shop.recommend({_example(shop)!r})",
         "All parameters stand in params.yaml. Users and their interactions are not part of this folder.",
         _outside(params),

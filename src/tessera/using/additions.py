@@ -36,7 +36,7 @@ from tessera.items.web import Patience
 from tessera.params import Params
 from tessera.runtime import torch_device
 from tessera.schemas import IMAGES, ITEMS, JOINT, VECTORS
-from tessera.serving.shop import Shop
+from tessera.using.shop import Shop
 
 #: Encoders that learn something of a catalogue.
 LEARNING = ("tfidf", "descriptors")

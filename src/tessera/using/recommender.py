@@ -31,8 +31,8 @@ from tessera.recommender.trie import build_trie
 from tessera.recommender.vocabulary import Task
 from tessera.runtime import torch_device
 from tessera.schemas import INTERACTIONS, RANKINGS, Schema
-from tessera.serving.keys import unknown_key
-from tessera.serving.shop import Shop, load_shop
+from tessera.using.keys import unknown_key
+from tessera.using.shop import Shop, load_shop
 
 #: What is ranked here comes next, as in the test split.
 SPLIT: Final = "test"

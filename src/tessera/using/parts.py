@@ -117,7 +117,10 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def _checked_export(folder: Path) -> int:
-    """Return how many items the model in an exported folder was trained on; raise CheckpointError where files differ."""
+    """Return how many items the model in an exported folder was trained on.
+
+    Raises CheckpointError where a file is missing or of another size.
+    """
     document = read_manifest(folder / MANIFEST, kind="an exported folder", form=FORMAT)
     found = sizes_of(folder)
     for name, size in document["files"].items():
