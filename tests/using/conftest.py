@@ -12,7 +12,7 @@ from tests.pipeline_runs import SMALL, STAGES, run_stages
 
 MEMBERS = {"sequence.encoder": "sasrec", "collaborative.members": ["itemknn", "sasrec"]}
 #: A title that would take hold of a terminal or of rich.
-HOSTILE = "<b>Lamp</b> [red]x[/] \x1b[31m"
+HOSTILE = "<b>Zorp</b> [red]x[/] \x1b[31m"
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def test_it_tells_which_rankings_hold_an_item_and_where(recommender, run):
             assert each.found_by
 
 
-def test_only_the_end_of_a_long_history_is_read_by_the_t5(recommender, run):
+def test_only_the_end_of_a_long_history_is_read_by_the_t5(recommender):
     keys = recommender.shop.items["key"].to_list()
     most = recommender.shop.params.corpus.max_history
     long, short = keys[: most + 9], keys[9 : most + 9]

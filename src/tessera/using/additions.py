@@ -27,15 +27,15 @@ from tessera.encoders.image import embed_pictures
 from tessera.encoders.text import embed_texts
 from tessera.errors import DataError, ParamsError
 from tessera.items.catalogue import PRESENCE, described
-from tessera.items.fitted import Fitted, load_fitted
+from tessera.items.fitted import load_fitted
 from tessera.items.folder import read_item_file
 from tessera.items.picture_parts import fetch_parts, merge, wanted_pictures
 from tessera.items.pictures import Limits
-from tessera.items.vectors import Vectors
+from tessera.items.vectors import Vectors, vector_table
 from tessera.items.web import Patience
-from tessera.params import Params
+from tessera.params import Params, Text
 from tessera.runtime import torch_device
-from tessera.schemas import IMAGES, ITEMS, JOINT, VECTORS
+from tessera.schemas import IMAGES, ITEMS, JOINT
 from tessera.using.shop import Shop
 
 #: Encoders that learn something of a catalogue.
@@ -106,13 +106,14 @@ def _described(raw: pl.DataFrame, shop: Shop, *, root: Path, images: Path) -> Ne
     merge(parts, into=images)
     statuses = read_table(images, IMAGES, columns=["key", "status"])
     told = described(raw["key"], items=raw, statuses=statuses).with_row_index("item", offset=shop.items.height)
-    return NewItems(told.with_columns(interactions=pl.lit(0, pl.UInt32)).select(list(ITEMS)).cast(ITEMS), images)
+    told = told.with_columns(interactions=pl.lit(0, pl.UInt32))
+    return NewItems(told.select(pl.col(name).cast(dtype) for name, dtype in ITEMS.items()), images)
 
 
 def _embedded(modality: str, new: NewItems, shop: Shop, *, precomputed: Mapping[str, Path]) -> Vectors:
     """Return what the run's encoder makes of new items; all are absent in a modality that needs interactions."""
     nothing = Vectors(np.zeros((new.items.height, 0), np.float32), np.zeros(new.items.height, np.bool_))
-    section = {"text": shop.params.text, "image": shop.params.image}.get(modality)
+    section = shop.params.text if modality == "text" else shop.params.image if modality == "image" else None
     if section is None:
         return nothing
     if section.encoder == "precomputed":
@@ -124,14 +125,9 @@ def _embedded(modality: str, new: NewItems, shop: Shop, *, precomputed: Mapping[
     known = None
     if section.encoder in LEARNING:
         known = load_fitted(shop.parts[f"{modality}_encoder"], kind=section.encoder)
-    return _by_encoder(modality, new, shop.params, section, known=known)
-
-
-def _by_encoder(modality: str, new: NewItems, params: Params, section: object, *, known: Fitted | None) -> Vectors:
-    changed = params.model_copy(update={modality: section})
-    if modality == "text":
-        return embed_texts(new.items, changed.text, device=params.device, known=known).vectors
-    return embed_pictures(new.images, new.items["key"], changed.image, device=params.device, known=known).vectors
+    if isinstance(section, Text):
+        return embed_texts(new.items, section, device=shop.params.device, known=known).vectors
+    return embed_pictures(new.images, new.items["key"], section, device=shop.params.device, known=known).vectors
 
 
 def _require_something(items: pl.DataFrame, found: Mapping[str, Vectors]) -> None:
@@ -151,9 +147,9 @@ def _table(numbers: pl.Series, found: Vectors, before: pl.DataFrame) -> pl.DataF
         raise DataError(f"new items: expected vectors of width {width}, found {found.vectors.shape[1]}")
     centre = np.mean(vectors, axis=0, dtype=np.float64, where=present[:, None]).astype(np.float32)
     filled = np.tile(centre, (len(numbers), 1))
-    filled[found.present] = found.vectors[found.present]
-    table = pl.DataFrame({"item": numbers, "vector": filled, "present": found.present})
-    return table.cast({**VECTORS, "vector": pl.Array(pl.Float32, width)})
+    if found.present.any():
+        filled[found.present] = found.vectors[found.present]
+    return vector_table(numbers, Vectors(filled, found.present))
 
 
 def _ids(shop: Shop, new: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:

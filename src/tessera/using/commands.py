@@ -140,13 +140,10 @@ def export(
 
 def register(commands: typer.Typer) -> None:
     """Add these commands to commands."""
-    for name, command in {
-        "recommend": recommend,
-        "similar": similar,
-        "add-items": add_items,
-        "export": export,
-    }.items():
-        commands.command(name)(command)
+    commands.command("recommend")(recommend)
+    commands.command("similar")(similar)
+    commands.command("add-items")(add_items)
+    commands.command("export")(export)
 
 
 def _require_one(**options: object) -> None:

@@ -90,11 +90,14 @@ def card(shop: Shop, metrics: dict[str, Any]) -> str:
 
 def _outside(params: Params) -> str:
     """Return which models items are embedded by that lie elsewhere."""
-    sections = {"text": params.text, "image": params.image}
+    named = {
+        "text": (params.text.encoder, params.text.model),
+        "image": (params.image.encoder, params.image.model),
+    }
     models = [
-        f"{name}.encoder {sections[name].encoder} ({sections[name].model})"
-        for name in params.modalities
-        if name in sections and sections[name].encoder in ("transformers", "open_clip")
+        f"{name}.encoder {encoder} ({model})"
+        for name, (encoder, model) in named.items()
+        if name in params.modalities and encoder in ("transformers", "open_clip")
     ]
     return f"To add items it needs models that are named, not held: {', '.join(models)}." if models else ""
 

@@ -6,8 +6,9 @@ from it, how often each item sold and what follows it, is exported in its place.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tessera.errors import CheckpointError, TableError
 
@@ -53,14 +54,15 @@ MANIFEST: Final = "export.json"
 FORMAT: Final = 1
 
 
-class Parts(NamedTuple):
+@dataclass(frozen=True)
+class Parts:
     """The parts of a model, by their names."""
 
     folder: Path
     paths: Mapping[str, Path]
     trained: int | None  # items that the model was trained on; None in a repository, where those are all
 
-    def __getitem__(self, name: str) -> Path:  # type: ignore[override] - a part, not a field
+    def __getitem__(self, name: str) -> Path:
         """Return where a part is; raise TableError, naming what makes it, where it is not there."""
         path = self.paths.get(name)
         if path is None:

@@ -10,11 +10,12 @@ Letters: S histories, N items that the model was trained on, K the length of a l
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 import torch
+from transformers import T5ForConditionalGeneration
 
 from tessera.artifacts import read_table
 from tessera.errors import DataError
@@ -88,7 +89,7 @@ class Ranker(Protocol):
 class IdRanker:
     """Ranks by the IDs that the T5 generates, as rank_items does."""
 
-    def __init__(self, task: Task, shop: Shop, model: torch.nn.Module) -> None:
+    def __init__(self, task: Task, shop: Shop, model: T5ForConditionalGeneration) -> None:
         self.name, self.task, self.words, self.model = task.target, task, shop.words, model
         self.tokens, self.decode = shop.tokens, shop.params.decode
         self.trie = build_trie(self.tokens[task.target])
@@ -260,7 +261,7 @@ class Recommender:
 def rankers_of(shop: Shop, *, device: str | None = None) -> list[Ranker]:
     """Return the rankings that the system fuses: one for each task that recommends, and each collaborative member."""
     params = shop.params
-    where = torch_device(device or params.device)
+    where: Any = torch_device(device or params.device)
     rankers: list[Ranker] = []
     if shop.words.modalities:
         model = load_model(shop.parts["checkpoint"], shop.words, shop.trained_tokens).to(where)

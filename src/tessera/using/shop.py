@@ -4,7 +4,6 @@ Added items lie in a folder of their own, since the outputs of the pipeline belo
 and vectors/MODALITY.parquet hold what the pipeline's tables do, for items that are numbered on from those.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -103,11 +102,6 @@ def added_vectors(folder: Path, modality: str) -> Path:
 def is_added(folder: Path) -> bool:
     """Whether folder holds added items."""
     return (folder / ADDED).is_file()
-
-
-def keys_of(shop: Shop, items: Sequence[int]) -> list[str]:
-    """Return the keys of items."""
-    return shop.items["key"].gather(items).to_list()
 
 
 def _after(shop: Shop) -> str:
