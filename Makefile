@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # What `make bench` runs, in the order of the pipeline; BENCH=--full for the sizes of the README.
-BENCHMARKS := filter cluster quantize collisions corpus train rank pipeline
+BENCHMARKS := filter cluster quantize collisions corpus train rank serve pipeline
 BENCH :=
 
 .PHONY: help setup repro test bench lint params lock clean

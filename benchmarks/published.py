@@ -41,18 +41,20 @@ def vocabularies(data: Instruments) -> Vocabularies:
     return Vocabularies(vocabulary, {m: vocabulary.tokens(m, codes) for m, codes in data.codes.items()})
 
 
-def encoder_operations(lengths: NDArray[np.int64]) -> float:
+def encoder_operations(lengths: NDArray[np.int64], *, sizes: Sizes = SIZES) -> float:
     """Return the operations of encoding sources of lengths (B,), the cross-attention's keys and values included."""
-    width, inner, wide = SIZES.d_model, SIZES.heads * SIZES.d_kv, SIZES.d_ff
+    width, inner, wide = sizes.d_model, sizes.heads * sizes.d_kv, sizes.d_ff
     attention = 4 * width * inner * lengths + 2 * inner * lengths**2
     layer = attention + 2 * width * wide * lengths
     crossing = 2 * width * inner * lengths
-    total = SIZES.encoder_layers * layer + SIZES.decoder_layers * crossing
+    total = sizes.encoder_layers * layer + sizes.decoder_layers * crossing
     return float(MULTIPLY_AND_ADD * total.sum())
 
 
-def decoder_operations(*, tokens: int, seen: float, lengths: NDArray[np.int64], vocabulary: int) -> float:
+def decoder_operations(
+    *, tokens: int, seen: float, lengths: NDArray[np.int64], vocabulary: int, sizes: Sizes = SIZES
+) -> float:
     """Return the operations of decoding tokens tokens a source, of which each attends to seen on average."""
-    width, inner, wide = SIZES.d_model, SIZES.heads * SIZES.d_kv, SIZES.d_ff
+    width, inner, wide = sizes.d_model, sizes.heads * sizes.d_kv, sizes.d_ff
     layer = 6 * width * inner + 2 * inner * seen + 2 * inner * lengths + 2 * width * wide
-    return float(MULTIPLY_AND_ADD * tokens * (SIZES.decoder_layers * layer + width * vocabulary).sum())
+    return float(MULTIPLY_AND_ADD * tokens * (sizes.decoder_layers * layer + width * vocabulary).sum())

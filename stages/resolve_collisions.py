@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from tessera.artifacts import named_paths, read_table, whole_file, write_json, write_table
 from tessera.codes.absent import lend_paths
-from tessera.codes.checkpoint import load
 from tessera.codes.collisions import resolve
 from tessera.codes.encoding import encode
+from tessera.codes.given import quantizer_of_each
 from tessera.codes.id_file import codes_of, estimated_paths, read_ids
-from tessera.codes.quantizer import CrossModalQuantizer, with_codebooks
 from tessera.codes.statistics import USAGE, summary, usage
-from tessera.codes.tables import fused, given_codebooks, id_table, rows_of
+from tessera.codes.tables import fused, id_table, rows_of
 from tessera.codes.uniform import Sinkhorn
 from tessera.params import PARAMS_FILE, load_params, quantised
 from tessera.places import at_home
@@ -58,7 +57,11 @@ def main(
             there = {n: torch.from_numpy(tables[n]["present"].to_numpy(writable=True)) for n in rows}
             if params.ids.layout == "fused":
                 rows, there = fused(rows, there)
-            of, device = quantizers(list(rows), quantizer, codebooks, size=size), torch_device(params.device)
+            given = {name: read_table(path, CODEBOOKS) for name, path in named_paths(codebooks).items()}
+            of, device = (
+                quantizer_of_each(list(rows), quantizer, given, codebook_size=size),
+                torch_device(params.device),
+            )
             encoded = {n: encode(of[n], n, m, device=device) for n, m in rows.items()}
             present = {n: mask.numpy() for n, mask in there.items()}
             paths = lend_paths(encoded, rows, present)
@@ -92,18 +95,6 @@ def write(
     with whole_file(code_usage) as partial:
         pl.concat([pl.DataFrame(schema=USAGE), *used]).write_csv(partial, separator="\t")
     write_json(metrics, measures)
-
-
-def quantizers(names: list[str], trained: Path, codebooks: list[str], *, size: int) -> dict[str, CrossModalQuantizer]:
-    """Return the quantizer of each modality: of its given codebooks where there are some, else the trained one."""
-    tables = {name: read_table(path, CODEBOOKS) for name, path in named_paths(codebooks).items() if name in names}
-    given = {
-        name: with_codebooks(name, given_codebooks(table, modality=name, codebook_size=size))
-        for name, table in tables.items()
-        if table.height
-    }
-    learned = [name for name in names if name not in given]
-    return given | dict.fromkeys(learned, load(trained, codebook_size=size)) if learned else given
 
 
 if __name__ == "__main__":

@@ -60,6 +60,16 @@ def test_infrastructure_imports_no_island():
                 )
 
 
+@pytest.mark.parametrize(("package", "users"), [("encoders", {"encoders", "using"}), ("using", {"using", "cli.py"})])
+def test_what_binds_parameters_to_islands_stands_above_them(package, users):
+    """`import tessera` gives Recommender lazily; stages may import anything."""
+    for file in FILES:
+        if file.relative_to(SOURCE).parts[0] not in {*users, "__init__.py"}:
+            assert not {m for m in imports(file, at_module_level=False) if m.startswith(f"tessera.{package}")}, (
+                file.name
+            )
+
+
 def test_nothing_imports_dvc_when_it_is_imported():
     for file in FILES:
         assert not {m.split(".")[0] for m in imports(file, at_module_level=True)} & {"dvc", "dvclive"}, file.name

@@ -1,5 +1,6 @@
 """Every system of conf/system, from its vectors to its report, on a shop of a few shoppers."""
 
+import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -8,8 +9,14 @@ import polars as pl
 import pytest
 
 from tessera.artifacts import read_json, read_table
+from tessera.errors import DataError
 from tessera.schemas import IDS, RANKINGS
+from tessera.using.additions import add_items
+from tessera.using.exporting import write_export
+from tessera.using.recommender import FACTORED, Recommender
+from tessera.using.shop import load_shop, write_added
 from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
+from tests.recommended import assert_as_the_pipeline
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "conf" / "system").glob("*.yaml"))
 
@@ -84,6 +91,32 @@ def test_a_system_ranks_and_is_measured(run, system):
     rankings = pl.concat(read_table(file, RANKINGS) for file in files)
     assert set(rankings["modality"]) == ranked - {"ensemble"}
     assert "<html" in (folder / "report/index.html").read_text()
+    if system in FACTORED:
+        with pytest.raises(DataError, match=f"found {system}: its factors are those of the users of the run"):
+            Recommender.load(folder)
+        return
+    assert_as_the_pipeline(Recommender.load(folder), folder)
+    write_export(Recommender.load(folder), folder / "shop")
+    assert_as_the_pipeline(Recommender.load(folder / "shop"), folder)
+    assert_a_new_item_is_taken_up(folder)
+
+
+def assert_a_new_item_is_taken_up(folder: Path) -> None:
+    shop = load_shop(folder)
+    title = json.dumps(shop.items["title"][0])
+    (folder / "new.jsonl").write_text(f'{{"item": "NEW1", "title": {title}}}\n{{"item": "NEW2", "title": {title}}}')
+    if not shop.words.modalities:
+        with pytest.raises(DataError, match="expected one that items have IDs in, found none"):
+            add_items(shop, folder / "new.jsonl", precomputed={})
+        return
+    found = add_items(shop, folder / "new.jsonl", precomputed={})
+    write_added(folder / "added", shop, items=found.items, ids=found.ids, vectors=found.vectors)
+    more = Recommender.load(folder, added=folder / "added")
+    others = [key for key in more.shop.items["key"] if not key.startswith("NEW")]
+    assert sorted(each.key for each in more.recommend(others, exclude_seen=True)) == ["NEW1", "NEW2"]
+    for modality in more.shop.words.modalities:
+        codes = more.shop.ids.filter(modality=modality)["codes"]
+        assert codes.n_unique() == len(codes) == more.shop.items.height
 
 
 def test_early_fusion_makes_one_id_an_item(run):

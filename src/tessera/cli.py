@@ -2,11 +2,14 @@
 
 tessera ids B0002D01KO: the semantic IDs of the item with this key.
 tessera ids text:12-7: the items whose text ID begins with the codes 12 and 7.
+tessera recommend --history B0002D01KO,B0002E1G5C: what comes next.
+tessera similar B0002D01KO: the items nearest to this one.
+tessera add-items items.jsonl --added added: IDs for new items, and no ID changed.
+tessera export shop: the model as a folder that needs no run any more.
 tessera show: how good the recommendations are, and where the outputs lie.
 tessera experiments run demo: the runs of the table experiments/demo.yaml that are not there yet.
 """
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
@@ -22,14 +25,8 @@ from tessera.errors import DataError, TableError
 from tessera.experiments.commands import experiments
 from tessera.runtime import Verbose, run, tell_more
 from tessera.schemas import IDS, ITEMS
-
-#: An unknown key brings up so many known ones, at least so alike (difflib's ratio, 0 to 1).
-SUGGESTIONS: Final = 3
-LIKENESS: Final = 0.6
-
-#: They are sought among the keys that share the most pieces of so many letters with it.
-SHORTLIST: Final = 200
-PIECE: Final = 3
+from tessera.using.commands import register
+from tessera.using.keys import printable, unknown_key
 
 #: A message names so many of the codes that there are.
 LISTED: Final = 12
@@ -42,6 +39,7 @@ _PREFIX: Final = re.compile(r"([a-z][a-z0-9_]*):(\d+(?:-\d+)*)-?")
 out = Console(highlight=False, emoji=False)
 commands = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 commands.add_typer(experiments, name="experiments")
+register(commands)
 
 
 class Prefix(NamedTuple):
@@ -68,6 +66,7 @@ def show_ids(
     limit: Annotated[int, typer.Option(min=1, help="The most items to list.")] = 50,
     ids: Annotated[Path, typer.Option(help="The semantic IDs.")] = Path("data/resolve_collisions/ids.parquet"),
     items: Annotated[Path, typer.Option(help="The items.")] = Path("data/filter_reviews/items.parquet"),
+    added: Annotated[Path | None, typer.Option(help="A folder of items that `tessera add-items` wrote.")] = None,
 ) -> None:
     """Look up the semantic IDs of an item by its key, or the items of an ID prefix.
 
@@ -75,8 +74,9 @@ def show_ids(
     lists the items whose text ID begins with the codes 12 and 7.
     What is the key of an item is never taken for a prefix.
     """
-    catalogue = read_table(items, ITEMS)
-    semantic_ids = read_table(ids, IDS)
+    folders = [] if added is None else [added]
+    catalogue = pl.concat(read_table(path, ITEMS) for path in [items, *(each / "items.parquet" for each in folders)])
+    semantic_ids = pl.concat(read_table(path, IDS) for path in [ids, *(each / "ids.parquet" for each in folders)])
     item = catalogue.filter(pl.col("key") == wanted)
     prefix = parsed_prefix(wanted)
     if item.height:
@@ -84,9 +84,7 @@ def show_ids(
     elif prefix:
         _print_items(wanted, items_under(prefix, semantic_ids, catalogue), limit=limit)
     else:
-        near = [f"\n  {key}  {printable(title)}" for key, title in near_items(wanted, catalogue)]
-        found = f"found none; near it are{''.join(near)}" if near else "found none like it"
-        raise DataError(f"{wanted}: expected the key of an item, or an ID prefix as in text:12-7, {found}")
+        raise unknown_key(wanted, catalogue, expected="the key of an item, or an ID prefix as in text:12-7")
 
 
 @commands.command("show")
@@ -160,21 +158,6 @@ def items_under(prefix: Prefix, ids: pl.DataFrame, items: pl.DataFrame) -> pl.Da
             raise DataError(f"{prefix.modality}:{spelled(prefix.codes)}: expected {expectation}, found {code}")
         found = found.filter(codes == code)
     return found.join(items, on="item").sort("codes").select("codes", "key", "title")
-
-
-def near_items(key: str, items: pl.DataFrame) -> list[tuple[str, str]]:
-    """Return key and title of the items whose keys are most like key, the most alike first."""
-    folded = items["key"].str.to_lowercase()
-    pieces = {key.lower()[start : start + PIECE] for start in range(max(1, len(key) - PIECE + 1))}
-    shared = sum(folded.str.contains(piece, literal=True).cast(pl.UInt16) for piece in sorted(pieces))
-    shortlist = items.select("key", "title").with_columns(shared=shared).filter(pl.col("shared") > 0)
-    near = {row[0].lower(): row for row in shortlist.top_k(SHORTLIST, by="shared").select("key", "title").iter_rows()}
-    return [near[match] for match in difflib.get_close_matches(key.lower(), near, SUGGESTIONS, LIKENESS)]
-
-
-def printable(text: str) -> str:
-    """Return text without the control characters by which a title could take hold of the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _listed(values: list[Any]) -> str:

@@ -21,12 +21,12 @@ from tessera.items.image_encoders import (
     COLOUR_BINS,
     EDGE_BINS,
     SIDE,
-    balanced,
+    balance,
     clip,
     decoded,
     described,
     descriptors,
-    principal,
+    principal_axes,
     read_pictures,
 )
 from tests.tiny_models import CLIP, clip_folder
@@ -139,7 +139,8 @@ def test_pictures_together_are_described_as_each_alone():
 def test_blocks_are_centred_and_of_equal_energy():
     matrix = np.random.default_rng(0).normal(3, size=(9, sum(BLOCKS))).astype(np.float32) * np.arange(sum(BLOCKS))
     matrix[:, : BLOCKS[0]] = 5
-    blocks = np.split(balanced(matrix.astype(np.float32)), np.cumsum(BLOCKS)[:-1], axis=1)
+    mean, scales = balance(matrix.astype(np.float32))
+    blocks = np.split((matrix.astype(np.float32) - mean) * scales, np.cumsum(BLOCKS)[:-1], axis=1)
     np.testing.assert_allclose([np.square(block).sum(axis=1).mean() for block in blocks], [0, 1, 1, 1], rtol=1e-4)
     np.testing.assert_allclose(np.concatenate(blocks, axis=1).mean(axis=0), 0, atol=1e-5)
 
@@ -151,7 +152,7 @@ def test_principal_components_equal_those_of_a_full_svd(monkeypatch, rows, dimen
     matrix -= matrix.mean(axis=0)
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
-    reduced = principal(matrix.astype(np.float32), dimensions=dimensions)
+    reduced = matrix @ principal_axes(matrix.astype(np.float32), dimensions=dimensions)
     np.testing.assert_allclose(reduced, (left * values * signs)[:, :width], atol=1e-3)
 
 
@@ -194,21 +195,21 @@ def test_what_is_no_picture_is_none(file):
 
 
 def test_descriptors_are_unit_vectors_of_the_pictures_there_are(pictures):
-    found = descriptors(pictures, KEYS, dimensions=2, batch_size=2)
+    found, _ = descriptors(pictures, KEYS, dimensions=2, batch_size=2)
     assert found.present.tolist() == PRESENT
     np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), PRESENT, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_descriptors_do_not_depend_on_batches(pictures, batch_size):
-    expected = descriptors(pictures, KEYS, dimensions=8, batch_size=3)
-    found = descriptors(pictures, KEYS, dimensions=8, batch_size=batch_size)
+    expected, _ = descriptors(pictures, KEYS, dimensions=8, batch_size=3)
+    found, _ = descriptors(pictures, KEYS, dimensions=8, batch_size=batch_size)
     np.testing.assert_array_equal(found.vectors, expected.vectors)
 
 
 @pytest.mark.parametrize(("dimensions", "width"), [(1, 1), (3, 3), (99, 3)])
 def test_descriptors_are_as_wide_as_asked_or_as_the_pictures_allow(pictures, dimensions, width):
-    assert descriptors(pictures, KEYS, dimensions=dimensions, batch_size=2).vectors.shape == (7, width)
+    assert descriptors(pictures, KEYS, dimensions=dimensions, batch_size=2).vectors.vectors.shape == (7, width)
 
 
 def test_progress_is_told_of_batches_of_pictures(pictures):
@@ -231,7 +232,7 @@ def test_descriptors_bring_the_demo_shops_alike_together(tmp_path):
         for item in range(300)
     ]
     path = written(tmp_path / "images.parquet", files)
-    found = descriptors(path, pl.Series([str(item) for item in range(300)]), dimensions=64, batch_size=64)
+    found, _ = descriptors(path, pl.Series([str(item) for item in range(300)]), dimensions=64, batch_size=64)
     for name, names in values.items():
         assert shares(found.vectors, labels[name]) > 2 / len(names), name
 
@@ -241,7 +242,7 @@ def test_descriptors_bring_posters_of_one_genre_together(shared_data, tmp_path):
     lines = (folder / "items.jsonl").read_text().splitlines()[:1200]
     films = [film for film in map(json.loads, lines) if film.get("image") and (folder / film["image"]).is_file()]
     path = written(tmp_path / "images.parquet", [(folder / film["image"]).read_bytes() for film in films], rows=256)
-    found = descriptors(path, pl.Series([str(place) for place in range(len(films))]), dimensions=64, batch_size=128)
+    found, _ = descriptors(path, pl.Series([str(place) for place in range(len(films))]), dimensions=64, batch_size=128)
     drama = np.array(["Drama" in film["categories"] for film in films])
     chance = drama.mean() ** 2 + (1 - drama.mean()) ** 2
     assert found.present.all()

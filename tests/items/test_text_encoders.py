@@ -94,29 +94,29 @@ def test_vectors_of_an_item_are_averaged_over_the_texts_that_tell_something():
 
 
 def test_tfidf_puts_texts_of_the_same_words_together():
-    vectors = tfidf(["red mug", "Red, red mug!", "blue vase", "the blue vase"], dimensions=2)
+    vectors = tfidf(["red mug", "Red, red mug!", "blue vase", "the blue vase"], dimensions=2).vectors
     np.testing.assert_allclose(vectors @ vectors.T, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], atol=1e-2)
 
 
 def test_tfidf_vectors_have_length_one_or_nothing_to_tell():
-    vectors = tfidf(["red mug", "red vase", "blue mug vase", "the", "unheard", "?"], dimensions=8)
+    vectors = tfidf(["red mug", "red vase", "blue mug vase", "the", "unheard", "?"], dimensions=8).vectors
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 1, 0, 0, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(("dimensions", "width"), [(1, 1), (2, 2), (3, 3), (100, 3)])
 def test_tfidf_is_as_wide_as_asked_or_as_the_texts_allow(dimensions, width):
     texts = ["red mug", "red vase", "blue mug", "blue vase", "red mug", "blue mug"]
-    assert tfidf(texts, dimensions=dimensions).shape == (6, width)
+    assert tfidf(texts, dimensions=dimensions).vectors.shape == (6, width)
 
 
 def test_tfidf_gives_the_same_vectors_each_time():
     texts = [" ".join(np.random.default_rng(seed).choice(TEXTS[1].split(), 5)) for seed in range(40)]
-    np.testing.assert_array_equal(tfidf(texts, dimensions=4), tfidf(texts, dimensions=4))
+    np.testing.assert_array_equal(tfidf(texts, dimensions=4).vectors, tfidf(texts, dimensions=4).vectors)
 
 
 def test_tfidf_knows_the_most_frequent_words(monkeypatch):
     monkeypatch.setattr(text_encoders, "VOCABULARY", 1)
-    assert tfidf(["red mug", "red mug red", "mug red"], dimensions=4).shape == (3, 1)
+    assert tfidf(["red mug", "red mug red", "mug red"], dimensions=4).vectors.shape == (3, 1)
 
 
 @pytest.mark.parametrize("texts", [["red", "blue"], ["the", "the"], ["!", "?"]])
@@ -132,7 +132,7 @@ def test_tfidf_brings_films_of_one_genre_together(shared_data):
     has = np.stack([films["categories"].list.contains(genre).to_numpy() for genre in genres], axis=1)
     texts = item_texts(films, fields="together")
     chance = agreement(np.random.default_rng(0).normal(size=(films.height, 8)), has)
-    assert agreement(tfidf(texts.texts, dimensions=64), has[texts.rows]) > 1.4 * chance
+    assert agreement(tfidf(texts.texts, dimensions=64).vectors, has[texts.rows]) > 1.4 * chance
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])

@@ -64,9 +64,9 @@ def embed(tables, tmp_path, params_file):
     """Run the stage with changed parameters; return its table and its metrics."""
 
     def run(changes=None):
-        paths = tmp_path / "vectors.parquet", tmp_path / "metrics.json"
+        paths = tmp_path / "vectors.parquet", tmp_path / "encoder", tmp_path / "metrics.json"
         main(*tables, tmp_path / "backbone", *paths, params_file(changes))
-        return read_table(paths[0], VECTORS), json.loads(paths[1].read_text())
+        return read_table(paths[0], VECTORS), json.loads(paths[2].read_text())
 
     return run
 
@@ -164,7 +164,7 @@ def test_what_does_not_change_the_vectors_of_a_model(embed, clips, name, value):
 def test_batch_size_is_how_many_pictures_are_read_together(embed, clips, monkeypatch, encoder):
     told = []
     monkeypatch.setattr(
-        "stages.embed_images.progress", lambda elements, *, title, total: told.append((title, total)) or elements
+        "tessera.encoders.image.progress", lambda elements, *, title, total: told.append((title, total)) or elements
     )
     for batch_size in (1, 4, 100):
         embed(with_clip(clips, encoder=encoder, batch_size=batch_size))
@@ -240,6 +240,7 @@ def test_descriptors_need_no_torch(tables, tmp_path, params_file):
         "images": tables[1],
         "backbone": tmp_path / "nowhere",
         "vectors": tmp_path / "v.parquet",
+        "encoder": tmp_path / "e",
         "metrics": tmp_path / "m.json",
         "params": params_file(),
     }

@@ -41,9 +41,9 @@ def embed(items, tmp_path, params_file):
     """Run the stage with changed parameters; return its table and its metrics."""
 
     def run(changes=None, *, catalogue=items):
-        paths = tmp_path / "vectors.parquet", tmp_path / "metrics.json"
+        paths = tmp_path / "vectors.parquet", tmp_path / "encoder", tmp_path / "metrics.json"
         main(catalogue, *paths, params_file(changes))
-        return read_table(paths[0], VECTORS), json.loads(paths[1].read_text())
+        return read_table(paths[0], VECTORS), json.loads(paths[2].read_text())
 
     return run
 
@@ -131,7 +131,7 @@ def test_what_does_not_change_the_vectors_of_a_model(embed, models, name, value)
 def test_batch_size_is_how_many_texts_are_read_together(embed, models, monkeypatch):
     told = []
     monkeypatch.setattr(
-        "stages.embed_text.progress", lambda elements, *, title, total: told.append((title, total)) or elements
+        "tessera.encoders.text.progress", lambda elements, *, title, total: told.append((title, total)) or elements
     )
     for batch_size in (1, 5, 100):
         embed(with_model(models, batch_size=batch_size))
@@ -212,7 +212,13 @@ def test_another_table_is_an_error(embed, tmp_path):
 
 
 def test_tfidf_needs_no_torch(items, tmp_path, params_file):
-    paths = {"items": items, "vectors": tmp_path / "v.parquet", "metrics": tmp_path / "m.json", "params": params_file()}
+    paths = {
+        "items": items,
+        "vectors": tmp_path / "v.parquet",
+        "encoder": tmp_path / "e",
+        "metrics": tmp_path / "m.json",
+        "params": params_file(),
+    }
     command = ["stages/embed_text.py", *(word for name, path in paths.items() for word in (f"--{name}", str(path)))]
     code = (
         f"import sys, runpy; sys.argv = {command!r}\n"

@@ -67,6 +67,7 @@ def resolve(
     names: Sequence[str],
     present: NDArray[np.bool_] | None = None,
     sinkhorn: Sinkhorn = PUBLISHED,
+    fixed: int = 0,
 ) -> Integers:
     """Return codes without collisions by the rule of that name; `none` leaves (N, L) as it is.
 
@@ -74,34 +75,37 @@ def resolve(
 
     Items that are not present (N,) only borrow their path, and give way: they come after the others.
 
+    The first `fixed` items have their IDs for good: distinct codes that the others give way to. Those then follow
+    `reassign` where the rule is `uniform`, and are numbered on where it is `extra_code`.
+
     Raises DataError, naming some items by names (N,), where an item cannot have an ID of its own.
     """
     if rule == "none":
         return paths.codes.copy()
-    if rule == "uniform":
+    if rule == "uniform" and not fixed:
         here = np.ones(len(paths.codes), dtype=np.bool_) if present is None else present
         codes = paths.codes.copy()
         codes[here] = respread(
             paths._replace(codes=paths.codes[here], residuals=paths.residuals[here]), sinkhorn=sinkhorn
         )
         return resolve(paths._replace(codes=codes), rule="reassign", names=names, present=present)
-    if present is not None and not present.all():
-        order = np.argsort(~present, kind="stable")
+    if present is not None and not present[fixed:].all():
+        order = np.argsort(~present & (np.arange(len(present)) >= fixed), kind="stable")
         ordered = paths._replace(codes=paths.codes[order], residuals=paths.residuals[order])
-        resolved = resolve(ordered, rule=rule, names=[names[item] for item in order])
+        resolved = resolve(ordered, rule=rule, names=[names[item] for item in order], fixed=fixed)
         codes = np.empty_like(resolved)
         codes[order] = resolved
         return codes
     if rule == "extra_code":
         codes = add_code(paths.codes, size=paths.codebooks.shape[1], names=names)
     else:
-        codes = reassign(paths, names=names)
+        codes = reassign(paths, names=names, fixed=fixed)
     require_distinct(codes, names=names)
     return codes
 
 
-def reassign(paths: Paths, *, names: Sequence[str]) -> Integers:
-    """Return distinct codes (N, L) by the rule above.
+def reassign(paths: Paths, *, names: Sequence[str], fixed: int = 0) -> Integers:
+    """Return distinct codes (N, L) by the rule above; the first `fixed` items, whose codes are distinct, keep theirs.
 
     Of three items with the codes [0, 0], the nearest keeps [0, 0] and the next takes [0, 1], if M = 2; the last one
     finds all of [0, _] taken and goes to [1, _], whichever is nearer to its last residual.
@@ -113,7 +117,7 @@ def reassign(paths: Paths, *, names: Sequence[str]) -> Integers:
     places = packed(codes, size=size)
     order = np.argsort(places)
     ordered = places.take(order)
-    movers = _movers(paths, ordered, order)
+    movers = _movers(paths, ordered, order, fixed=fixed)
     if len(movers) == 0:
         return codes
     _require_room(codes, places, movers, size=size, names=names)
@@ -370,15 +374,17 @@ def _fitting(numbers: Integers, *, factor: int) -> Integers:
     return numbers
 
 
-def _movers(paths: Paths, places: Integers, order: Integers) -> Integers:
+def _movers(paths: Paths, places: Integers, order: Integers, *, fixed: int) -> Integers:
     """Return the items (K,) that cannot keep their codes, in the order of the rule.
 
-    places (N,) are sorted, and order (N,) are the items in that order.
+    places (N,) are sorted, and order (N,) are the items in that order. Of those with the same codes one of the first
+    `fixed` items comes before all others.
     """
     follows = ~_is_first(places)  # another item of the same codes
     crowded = follows | np.append(follows[1:], False)
     items = order[crowded]
-    table = pl.DataFrame({"place": places[crowded], "distance": _own_distances(paths, items), "item": items})
+    distances = np.where(items < fixed, -1, _own_distances(paths, items))
+    table = pl.DataFrame({"place": places[crowded], "distance": distances, "item": items})
     return table.sort("place", "distance", "item")["item"].to_numpy()[follows[crowded]]  # the first of each group stays
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tessera.codes.losses import ABSENT
 from tessera.codes.rows import Collaborative, Fused, Rows
-from tessera.errors import CheckpointError, DataError
+from tessera.errors import DataError
 from tessera.schemas import JOINT
 
 
@@ -62,23 +62,6 @@ def rows_of(items: pl.Series, table: pl.DataFrame | None, rows: Rows | None, *, 
             f"found {table.height}, the first of item {table['item'][0]}"
         )
     return rows
-
-
-def given_codebooks(table: pl.DataFrame, *, modality: str, codebook_size: int) -> Tensor:
-    """Return the codebooks (L, M, D) in a table of level, code and vector, which is not empty.
-
-    Raises CheckpointError where a level has not the codes 0 to M = codebook_size - 1.
-    """
-    levels = int(table["level"].max()) + 1  # type: ignore[arg-type]
-    ordered = table.sort("level", "code")
-    wanted = np.stack(np.divmod(np.arange(levels * codebook_size), codebook_size), 1)
-    if not np.array_equal(ordered.select("level", "code").to_numpy(), wanted):
-        raise CheckpointError(
-            f"{modality}: expected codebooks of {levels} levels with {codebook_size} codes each, as "
-            f"quant.codebook_size says, found {table.height} codes"
-        )
-    vectors = torch.from_numpy(ordered["vector"].to_numpy(writable=True))
-    return vectors.view(levels, codebook_size, -1)
 
 
 def collaborative_vectors(table: pl.DataFrame, vectors: Vectors) -> Collaborative:

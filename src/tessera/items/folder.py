@@ -13,7 +13,7 @@ Users and items are named by text; the number 12 is the name "12", in whichever 
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +26,7 @@ from tessera.items.lines import NO_RECORD, Fields, Tally, lines_of, parse_json, 
 from tessera.items.raw_items import Content, RawItem, RawItems, Record, content_of, gather, text_of, texts_of
 from tessera.items.reviews import reviews_of, times_in_milliseconds
 
-Reader = TypeVar("Reader", bound=Callable[[Path], Any])
+Reader = TypeVar("Reader", bound=Callable[..., Any])
 
 #: The column of each field of a review; the last may be missing.
 FIELDS: Fields = {"user": ("user",), "item": ("item",), "time": ("timestamp",), "rating": ("rating",)}
@@ -58,9 +58,12 @@ def read_interactions(folder: Path, *, max_malformed: float) -> tuple[pl.DataFra
     Raises SourceError where there is no one file of interactions, it lacks a column, cannot be read, has no
     interaction, or a larger share than max_malformed of its rows is none.
     """
-    readers = {".csv": _interaction_cells, ".parquet": _interaction_rows, ".jsonl": _interaction_lines}
-    path, read = _only_file(folder, "interactions", readers)
-    fields = read(path)
+    return read_interaction_file(_only_file(folder, "interactions", INTERACTION_READERS), max_malformed=max_malformed)
+
+
+def read_interaction_file(path: Path, *, max_malformed: float) -> tuple[pl.DataFrame, Tally]:
+    """Return the reviews in the one file at path, as read_interactions does."""
+    fields = _reader(path, INTERACTION_READERS)(path)
     tally = Tally()
     rows = reviews_of(fields.with_columns(times_in_milliseconds(fields["time"])), unit="ms")
     tally.add(rows)
@@ -77,18 +80,48 @@ def read_items(folder: Path, *, reviewed: pl.Series, max_malformed: float) -> Ra
     Raises SourceError where there is no one file of items, it lacks a column, cannot be read, or a larger share than
     max_malformed of its rows is no item.
     """
-    path, read = _only_file(folder, "items", {".jsonl": _item_lines, ".csv": _csv_rows, ".parquet": _parquet_rows})
+    path = _only_file(folder, "items", RECORD_READERS)
+    return read_item_file(path, reviewed=frozenset(reviewed), max_malformed=max_malformed)
+
+
+def read_item_file(path: Path, *, reviewed: frozenset[str] | None, max_malformed: float) -> RawItems:
+    """Return what the one file at path says of the reviewed items, or of all for None, as read_items does."""
     return gather(
-        read(path),
+        read_records(path, expected=REQUIRED_OF_ITEMS),
         key_field="item",
         describe=_raw_item,
-        reviewed=frozenset(reviewed),
+        reviewed=reviewed,
         source=str(path),
         max_malformed=max_malformed,
     )
 
 
-def _only_file(folder: Path, stem: str, readers: Mapping[str, Reader]) -> tuple[Path, Reader]:
+def read_records(path: Path, *, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
+    """Yield the rows of the file at path, by its ending, each with its place and None where it is malformed.
+
+    Raises SourceError where the file cannot be read or lacks one of the expected columns.
+    """
+    return _reader(path, RECORD_READERS)(path, expected)
+
+
+def columns_of(path: Path) -> list[str]:
+    """Return the columns of the file at path: of JSON lines those of the first record."""
+    _reader(path, RECORD_READERS)
+    if path.suffix == ".parquet":
+        return _read_parquet(path).columns
+    if path.suffix == ".csv":
+        return _read_csv(path).table.columns
+    return list(next((record for _, record in _record_lines(path, ()) if record), {}))
+
+
+def _reader(path: Path, readers: Mapping[str, Reader]) -> Reader:
+    if path.suffix not in readers or not path.is_file():
+        found = "nothing" if not path.exists() else "a folder" if path.is_dir() else "another"
+        raise SourceError(f"{path}: expected a file that ends in {', '.join(readers)}, found {found}")
+    return readers[path.suffix]
+
+
+def _only_file(folder: Path, stem: str, readers: Mapping[str, Reader]) -> Path:
     if not folder.is_dir():
         raise SourceError(f"{folder}: expected a folder, found {'a file' if folder.exists() else 'nothing'}")
     found = [suffix for suffix in readers if (folder / stem).with_suffix(suffix).is_file()]
@@ -97,7 +130,7 @@ def _only_file(folder: Path, stem: str, readers: Mapping[str, Reader]) -> tuple[
         raise SourceError(
             f"{folder}: expected one of {names}, found {', '.join(stem + each for each in found) or 'none'}"
         )
-    return (folder / stem).with_suffix(found[0]), readers[found[0]]
+    return (folder / stem).with_suffix(found[0])
 
 
 def _check_columns(path: Path, *, expected: Iterable[str], found: Collection[str]) -> None:
@@ -132,7 +165,7 @@ def _interaction_lines(path: Path) -> pl.DataFrame:
     fields = pl.concat(frames)
     present = {column for field, (column,) in FIELDS.items() if fields[field].null_count() < fields.height}
     if not present.issuperset(REQUIRED_COLUMNS):
-        first = next((record for _, record in _item_lines(path) if record), {})
+        first = next((record for _, record in _record_lines(path, ()) if record), {})
         _check_columns(path, expected=REQUIRED_COLUMNS, found=sorted(present.union(first)))
     return fields
 
@@ -206,28 +239,29 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise SourceError(f"{path}: expected Parquet: {error}") from error
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Record | None]]:
+def _csv_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
     table, rows, broken = _read_csv(path)
     yield from ((row, None) for row in broken)
-    for row, record in zip(rows, _records(path, table), strict=True):
-        swallowed = sum(cell.count("\n") for cell in record.values() if cell) if "\n" in (record["item"] or "") else 0
+    for row, record in zip(rows, _records(path, table, expected), strict=True):
+        key = record[expected[0]] or ""
+        swallowed = sum(cell.count("\n") for cell in record.values() if cell) if "\n" in key else 0
         yield row, None if swallowed else record
         yield from ((row, None) for _ in range(swallowed))
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Record | None]]:
+def _parquet_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
     table = _read_parquet(path)
     lists = [column.dtype.is_nested() for column in table]
     texts = (column if is_list else _text_column(path, column) for column, is_list in zip(table, lists, strict=True))
-    return enumerate(_records(path, table.select(texts)))
+    return enumerate(_records(path, table.select(texts), expected))
 
 
-def _records(path: Path, table: pl.DataFrame) -> Iterator[Record]:
-    _check_columns(path, expected=REQUIRED_OF_ITEMS, found=table.columns)
+def _records(path: Path, table: pl.DataFrame, expected: Sequence[str]) -> Iterator[Record]:
+    _check_columns(path, expected=expected, found=table.columns)
     return table.iter_rows(named=True)
 
 
-def _item_lines(path: Path) -> Iterator[tuple[int, Record | None]]:
+def _record_lines(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
     columns: set[str] = set()
     lines = (line for chunk in read_chunks(path) for line in lines_of(chunk))
     for row, line in enumerate(lines):
@@ -235,7 +269,7 @@ def _item_lines(path: Path) -> Iterator[tuple[int, Record | None]]:
             record = parse_json(line)
             columns |= (record or {}).keys()
             yield row, record
-    _check_columns(path, expected=REQUIRED_OF_ITEMS, found=sorted(columns))
+    _check_columns(path, expected=expected, found=sorted(columns))
 
 
 def _raw_item(key: str, record: Record) -> RawItem:
@@ -243,12 +277,12 @@ def _raw_item(key: str, record: Record) -> RawItem:
         key,
         text_of(record.get("title")),
         text_of(record.get("description")),
-        texts_of(_listed(record.get("categories"), separator=CATEGORY_SEPARATOR)),
-        texts_of(_listed(record.get("image"))),
+        texts_of(listed(record.get("categories"), separator=CATEGORY_SEPARATOR)),
+        texts_of(listed(record.get("image"))),
     )
 
 
-def _listed(value: Any, *, separator: str | None = None) -> Any:
+def listed(value: Any, *, separator: str | None = None) -> Any:
     """Return the list that a text spells, and any other value as it is: `'["a", "b"]'` or, by separator, `"a|b"`."""
     if not isinstance(value, str):
         return value
@@ -258,3 +292,8 @@ def _listed(value: Any, *, separator: str | None = None) -> Any:
         except ValueError:
             return value
     return [part.strip() for part in value.split(separator)] if separator else value
+
+
+#: How a file is read, by its ending.
+INTERACTION_READERS = {".csv": _interaction_cells, ".parquet": _interaction_rows, ".jsonl": _interaction_lines}
+RECORD_READERS = {".jsonl": _record_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}

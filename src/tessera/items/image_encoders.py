@@ -22,6 +22,7 @@ from PIL import Image
 
 from tessera.errors import DataError, ParamsError, SourceError, TableError
 from tessera.items.encoding import Part, dtype_on, encode_all
+from tessera.items.fitted import Fitted
 from tessera.items.progress import Progress, silently
 from tessera.items.vectors import Vectors
 
@@ -64,28 +65,69 @@ class Pictures(NamedTuple):
     files: list[bytes]  # B
 
 
+class DescriptorEncoder(NamedTuple):
+    """What `descriptors` has learned of a catalogue: F features of a picture, D of a vector."""
+
+    mean: Floats  # (F,)
+    scales: Floats  # (F,) that of each feature's block
+    axes: Floats  # (F, D) the principal components
+
+    def encode(self, features: Floats) -> Floats:
+        """Return vectors (N, D) of length 1 for what is `described` (N, F)."""
+        reduced = _on_one_thread(np.matmul, (features - self.mean) * self.scales, self.axes)
+        return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+    def fitted(self) -> Fitted:
+        """Return what from_fitted reads."""
+        return Fitted("descriptors", self._asdict())
+
+    @classmethod
+    def from_fitted(cls, fitted: Fitted) -> "DescriptorEncoder":
+        """Return the encoder that `fitted` was of."""
+        return cls(**fitted.arrays)
+
+
+class LearnedPictures(NamedTuple):
+    """What plain descriptors make of pictures, and what makes the same of others; None where there is no picture."""
+
+    vectors: Vectors
+    encoder: DescriptorEncoder | None
+
+
 def descriptors(
-    path: Path, keys: pl.Series, *, dimensions: int, batch_size: int, progress: Progress = silently
-) -> Vectors:
+    path: Path,
+    keys: pl.Series,
+    *,
+    dimensions: int,
+    batch_size: int,
+    progress: Progress = silently,
+    known: DescriptorEncoder | None = None,
+) -> LearnedPictures:
     """Return vectors (N, D) of length 1 for the pictures at path of the items with keys: no network, no download.
 
     `described` is centred, its blocks are given equal energy, and their principal components are kept: D is
-    dimensions, or the rank where that is less.
+    dimensions, or the rank where that is less. What is known already of a catalogue is not learned from these pictures.
 
-    Raises DataError where there are not two pictures that differ.
+    Raises DataError where there are not two pictures that differ, and nothing is known.
     """
     prepare = partial(squared, side=SIDE)
     found = _embedded(
         path, keys, prepare, lambda pixels: described(np.stack(pixels)), batch_size=batch_size, progress=progress
     )
     if not found.present.any():
-        return found
-    reduced = principal(balanced(found.vectors[found.present]), dimensions=dimensions)
+        return LearnedPictures(found, known)
+    features = found.vectors[found.present]
+    encoder = known or fit_descriptors(features, dimensions=dimensions)
+    reduced = encoder.encode(features)
     vectors = np.zeros((len(keys), reduced.shape[1]), np.float32)
-    vectors[found.present] = reduced / np.maximum(
-        np.linalg.norm(reduced, axis=1, keepdims=True), np.finfo(np.float32).tiny
-    )
-    return Vectors(vectors, found.present)
+    vectors[found.present] = reduced
+    return LearnedPictures(Vectors(vectors, found.present), encoder)
+
+
+def fit_descriptors(features: Floats, *, dimensions: int) -> DescriptorEncoder:
+    """Return what encodes pictures like those that are `described` (N, F); raise DataError where all are alike."""
+    mean, scales = balance(features)
+    return DescriptorEncoder(mean, scales, principal_axes((features - mean) * scales, dimensions=dimensions))
 
 
 def clip(
@@ -213,33 +255,39 @@ def described(pixels: Pixels) -> Floats:
     return np.sqrt(np.concatenate(colours + edges, axis=1)).astype(np.float32)
 
 
-def balanced(matrix: Floats) -> Floats:
-    """Return descriptors (N, F) centred, their blocks of the same mean squared length: 1, or 0 if a block never varies.
+def balance(matrix: Floats) -> tuple[Floats, Floats]:
+    """Return the mean (F,) of descriptors (N, F), and the scale (F,) of each feature.
 
-    So no kind of descriptor outweighs another just because it has more bins or larger numbers.
+    Centred and scaled so, each block has the same mean squared length: 1, or 0 if it never varies. No kind of
+    descriptor outweighs another just because it has more bins or larger numbers.
     """
-    centred = matrix - matrix.mean(axis=0, dtype=np.float64).astype(np.float32)
-    blocks = np.split(centred, np.cumsum(BLOCKS)[:-1], axis=1)
+    mean = matrix.mean(axis=0, dtype=np.float64).astype(np.float32)
+    blocks = np.split(matrix - mean, np.cumsum(BLOCKS)[:-1], axis=1)
     energies = [np.square(block, dtype=np.float64).sum(axis=1).mean() for block in blocks]
     scales = [1 / np.sqrt(energy) if energy > FLAT else 0 for energy in energies]
-    return np.concatenate([block * np.float32(scale) for block, scale in zip(blocks, scales, strict=True)], axis=1)
+    return mean, np.repeat(np.array(scales, np.float32), BLOCKS)
 
 
-def principal(matrix: Floats, *, dimensions: int) -> Floats:
-    """Return a centred matrix (N, F) in its first principal components (N, D), D = dimensions or the rank if less.
+def principal_axes(matrix: Floats, *, dimensions: int) -> Floats:
+    """Return the first principal components (F, D) of a centred matrix (N, F), D = dimensions or the rank if less.
 
     The axes are exact eigenvectors of the covariance, so nothing is drawn at random; of each, the entry largest by
-    magnitude is positive. Runs on one thread: the last bits would change with their number.
+    magnitude is positive.
 
     Raises DataError where all rows are equal.
     """
+    return _on_one_thread(_principal_axes, matrix, dimensions)
+
+
+def _on_one_thread(work: Callable[..., Floats], *arguments: Any) -> Floats:
+    """Return work(*arguments), computed by one thread: the last bits would change with their number."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1):
-        return _principal(matrix, dimensions=dimensions)
+        return work(*arguments)
 
 
-def _principal(matrix: Floats, *, dimensions: int) -> Floats:
+def _principal_axes(matrix: Floats, dimensions: int) -> Floats:
     covariance = np.zeros((matrix.shape[1], matrix.shape[1]))
     for start in range(0, len(matrix), SUMMED_ROWS):
         rows = matrix[start : start + SUMMED_ROWS].astype(np.float64)
@@ -249,7 +297,7 @@ def _principal(matrix: Floats, *, dimensions: int) -> Floats:
         raise DataError(f"image: expected pictures that differ, found {len(matrix)} that are all alike")
     axes = axes[:, variances > RANK_TOLERANCE * variances[-1]][:, : -dimensions - 1 : -1]
     largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-    return np.asarray(matrix @ (axes * np.sign(largest)).astype(np.float32))
+    return np.asarray((axes * np.sign(largest)).astype(np.float32))
 
 
 def _embedded(

@@ -72,11 +72,13 @@ def gather(
     *,
     key_field: str,
     describe: Callable[[str, Record], RawItem],
-    reviewed: Container[str],
+    reviewed: Container[str] | None,
     source: str,
     max_malformed: float,
 ) -> RawItems:
     """Return what records, with their rows in source and None where a line is malformed, say of the reviewed items.
+
+    None for reviewed stands for all.
 
     Where an item is described twice the first time counts. Raises SourceError where there is no record, or more than
     a share of max_malformed is no item.
@@ -116,14 +118,14 @@ def _reviewed_items(
     *,
     key_field: str,
     describe: Callable[[str, Record], RawItem],
-    reviewed: Container[str],
+    reviewed: Container[str] | None,
     tally: Tally,
 ) -> Iterator[RawItem]:
     for row, record in records:
         key = "" if record is None else as_text(record.get(key_field)) or ""
         problem = NO_RECORD if record is None else _problem_of_key(key)
         tally.add_line(row, problem)
-        if record is not None and problem is None and key in reviewed:
+        if record is not None and problem is None and (reviewed is None or key in reviewed):
             yield describe(key, record)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tessera.errors import CheckpointError, DataError, ParamsError, SourceError
 from tessera.items.encoding import Part, dtype_on, encode_all
+from tessera.items.fitted import Fitted
 from tessera.items.progress import Progress, silently
 from tessera.items.vectors import Vectors
 
@@ -73,6 +74,36 @@ class Tokens(NamedTuple):
         return block
 
 
+class TfidfEncoder(NamedTuple):
+    """What `tfidf` has learned: W words, how rare each is, and the D directions that are kept."""
+
+    words: Sequence[str]  # W
+    rarity: NDArray[np.floating[Any]]  # (W,) inverse document frequencies
+    directions: NDArray[np.float32]  # (D, W) right singular vectors
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return texts as vectors (T, D): where the fitted texts lie, a text of theirs lies too, but for rounding."""
+        words = _word_counter(vocabulary=self.words)
+        words.idf_ = self.rarity
+        return _of_length_one(words.transform(texts) @ self.directions.T)
+
+    def fitted(self) -> Fitted:
+        """Return what from_fitted reads."""
+        return Fitted("tfidf", {"rarity": self.rarity, "directions": self.directions}, self.words)
+
+    @classmethod
+    def from_fitted(cls, fitted: Fitted) -> "TfidfEncoder":
+        """Return the encoder that `fitted` was of."""
+        return cls(fitted.words, fitted.arrays["rarity"], fitted.arrays["directions"])
+
+
+class LearnedTexts(NamedTuple):
+    """What TF-IDF makes of T texts, and what makes the same of others."""
+
+    vectors: NDArray[np.float32]  # (T, D)
+    encoder: TfidfEncoder
+
+
 def item_texts(items: pl.DataFrame, *, fields: Literal["together", "apart"]) -> Texts:
     """Return the texts of items (title, description), without those that are empty.
 
@@ -101,7 +132,7 @@ def by_item(vectors: NDArray[np.float32], rows: NDArray[np.int64], *, items: int
     return Vectors(np.asarray(mean @ vectors), texts > 0)
 
 
-def tfidf(texts: Sequence[str], *, dimensions: int) -> NDArray[np.float32]:
+def tfidf(texts: Sequence[str], *, dimensions: int) -> LearnedTexts:
     """Return texts as vectors (T, D) of length 1: TF-IDF of their words, reduced by a truncated SVD (LSA).
 
     D is dimensions, or the rank of the TF-IDF matrix where that is less. A text without a known word is all zeros.
@@ -109,26 +140,36 @@ def tfidf(texts: Sequence[str], *, dimensions: int) -> NDArray[np.float32]:
 
     Raises DataError where no word occurs in two texts.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.preprocessing import normalize
     from sklearn.utils.extmath import randomized_svd
 
-    words = TfidfVectorizer(
-        sublinear_tf=True,
-        stop_words="english",
-        token_pattern=r"\b\w+\b",  # noqa: S106 - no password
-        min_df=MIN_TEXTS,
-        max_features=VOCABULARY,
-        dtype=np.float32,
-    )
+    words = _word_counter(min_df=MIN_TEXTS, max_features=VOCABULARY)
     try:
         weights = words.fit_transform(texts)
     except ValueError as error:
         raise DataError(f"TF-IDF: expected words that several texts share, found none in {len(texts)}") from error
     width = min(dimensions, *weights.shape)
-    left, values, _ = randomized_svd(weights, width, n_iter=SVD_ITERATIONS, random_state=SVD_START)
+    left, values, right = randomized_svd(weights, width, n_iter=SVD_ITERATIONS, random_state=SVD_START)
     telling = values > RANK_TOLERANCE * values.max()
-    return np.asarray(normalize((left * values)[:, telling]), np.float32)
+    encoder = TfidfEncoder(words.get_feature_names_out().tolist(), words.idf_, right[telling].astype(np.float32))
+    return LearnedTexts(_of_length_one((left * values)[:, telling]), encoder)
+
+
+def _word_counter(**options: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        sublinear_tf=True,
+        stop_words="english",
+        token_pattern=r"\b\w+\b",  # noqa: S106 - no password
+        dtype=np.float32,
+        **options,
+    )
+
+
+def _of_length_one(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    from sklearn.preprocessing import normalize
+
+    return np.asarray(normalize(vectors), np.float32)
 
 
 def mean_pooled(

@@ -123,15 +123,26 @@ def samples(
 def _history_samples(
     task: Task, found: Histories, rows: NDArray[np.uint32], tokens: Mapping[str, Tokens], vocabulary: Vocabulary
 ) -> pl.DataFrame:
-    source = tokens[task.source].take(rows, axis=0)  # (sum of lengths, L)
     items = found.items[found.targets]
     return _table(
         task,
         users=found.users,
         items=items,
-        source=_framed(vocabulary.prefix(task), source.ravel(), found.lengths * source.shape[1]),
+        source=history_sources(task, rows, found.lengths, tokens, vocabulary),
         target=_ended(tokens[task.target][items]),
     )
+
+
+def history_sources(
+    task: Task,
+    rows: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+    tokens: Mapping[str, Tokens],
+    vocabulary: Vocabulary,
+) -> Ragged:
+    """Return what the T5 reads, in a history task, of S histories: rows holds their items, lengths (S,) how many."""
+    source = tokens[task.source].take(rows, axis=0)  # (sum of lengths, L)
+    return _framed(vocabulary.prefix(task), source.ravel(), lengths * source.shape[1])
 
 
 def _item_samples(task: Task, tokens: Mapping[str, Tokens], vocabulary: Vocabulary) -> pl.DataFrame:

@@ -1,0 +1,128 @@
+"""Write a model as a folder that needs no run any more: model, IDs, vocabulary, items, encoders, and a card.
+
+Who took what stays behind. The collaborative members of the ensemble go along: the sequence encoder as it is, and of
+itemknn the strengths that it counted.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tessera.artifacts import read_json, whole_folder, write_json, write_table
+from tessera.errors import CheckpointError
+from tessera.params import Params
+from tessera.schemas import IDS, ITEMS, VECTORS
+from tessera.using.parts import EXPORT, FORMAT, MANIFEST, sizes_of
+from tessera.using.recommender import SALES, TRANSITIONS, Recommender, transitions_of
+from tessera.using.shop import Shop
+
+#: Parts that are copied as they are.
+COPIED = (
+    "params",
+    "metrics",
+    "vocabulary",
+    "checkpoint",
+    "sequence_encoder",
+    "backbone",
+    "codebooks",
+    "quantizer",
+    "text_encoder",
+    "image_encoder",
+)
+
+
+def write_export(recommender: Recommender, folder: Path) -> None:
+    """Write the model of recommender, with the items that were added to it, into folder: as a whole or not at all.
+
+    Raises CheckpointError where folder is there and no export, TableError where a stage has not run.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        what = "a file" if folder.is_file() else "a folder that is none"
+        raise CheckpointError(f"{folder}: expected a new folder or an earlier export, found {what}")
+    shop = recommender.shop
+    metrics = read_json(shop.parts["metrics"])
+    with whole_folder(folder) as partial:
+        for name in COPIED:
+            _copy(shop.parts[name], partial / EXPORT[name])
+        write_table(partial / EXPORT["items"], shop.items, ITEMS)
+        write_table(partial / EXPORT["ids"], shop.ids, IDS)
+        for modality in ("text", "image", "collaborative"):
+            write_table(partial / EXPORT[f"{modality}_vectors"], shop.vectors(modality), VECTORS)
+        write_table(partial / EXPORT["popularity"], _sales(recommender), SALES)
+        if "itemknn" in shop.params.collaborative.members:
+            write_table(partial / EXPORT["transitions"], _transitions(shop), TRANSITIONS)
+        (partial / "README.md").write_text(card(shop, metrics))
+        write_json(partial / MANIFEST, {"format": FORMAT, "trained": shop.trained, "files": sizes_of(partial)})
+
+
+def card(shop: Shop, metrics: dict[str, Any]) -> str:
+    """Return what a reader of an export wants to know first, as Markdown: what it is, how good, and how to use it."""
+    params = shop.params
+    measures = list(metrics["final"])
+    rankings = {name: values for name, values in metrics.items() if set(measures) <= values.keys()}
+    rows = [[name, *(f"{values[measure]:.4f}" for measure in measures)] for name, values in rankings.items()]
+    table = [["ranking", *measures], ["---"] * (len(measures) + 1), *rows]
+    about = {
+        "system": params.system,
+        "data set": params.dataset.name,
+        "items": f"{shop.trained:,} trained on, {shop.items.height - shop.trained:,} added since",
+        "modalities": ", ".join(params.modalities) or "none",
+        "collaborative members": ", ".join(params.collaborative.members) or "none",
+        "encoder": params.encoder,
+        "scale": params.scale,
+        "seed": params.seed,
+    }
+    parts = [
+        f"# {params.system} on {params.dataset.name}",
+        "\n".join(f"- {name}: {value}" for name, value in about.items()),
+        "Measured on the test split, the whole catalogue ranked:",
+        "\n".join(f"| {' | '.join(row)} |" for row in table),
+        "How to use it, with the library tessera:",
+        "    from tessera import Recommender\n"
+        '    shop = Recommender.load("FOLDER")\n'
+        f"    shop.recommend({_example(shop)!r})",
+        "All parameters stand in params.yaml. Users and their interactions are not part of this folder.",
+        _outside(params),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _outside(params: Params) -> str:
+    """Return which models items are embedded by that lie elsewhere."""
+    named = {
+        "text": (params.text.encoder, params.text.model),
+        "image": (params.image.encoder, params.image.model),
+    }
+    models = [
+        f"{name}.encoder {encoder} ({model})"
+        for name, (encoder, model) in named.items()
+        if name in params.modalities and encoder in ("transformers", "open_clip")
+    ]
+    return f"To add items it needs models that are named, not held: {', '.join(models)}." if models else ""
+
+
+def _example(shop: Shop) -> list[str]:
+    return shop.items["key"].head(2).to_list()
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _sales(recommender: Recommender) -> pl.DataFrame:
+    items = recommender.shop.items["item"]
+    return pl.DataFrame({"item": items, "interactions": recommender.sales.astype(np.uint32)})
+
+
+def _transitions(shop: Shop) -> pl.DataFrame:
+    strengths = transitions_of(shop).tocoo()
+    item, following = strengths.coords
+    columns = {"item": item.astype(np.uint32), "next": following.astype(np.uint32), "strength": strengths.data}
+    return pl.DataFrame(columns).sort("item", "next")

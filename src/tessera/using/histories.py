@@ -1,0 +1,45 @@
+"""Histories of many users from a file: interactions a row, or a list of keys a row."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tessera.errors import SourceError
+from tessera.items.filtering import Ties, distinct_interactions, in_order, numbered
+from tessera.items.folder import CATEGORY_SEPARATOR, columns_of, listed, read_interaction_file, read_records
+from tessera.items.lines import as_text
+from tessera.items.raw_items import texts_of
+
+#: The columns of a file with a list a row.
+LISTS = ("user", "history")
+
+
+class UserHistories(NamedTuple):
+    """The histories of users, each the keys of items with the oldest first."""
+
+    users: list[str]
+    histories: list[list[str]]
+
+
+def read_histories(path: Path, *, ties: Ties, max_malformed: float) -> UserHistories:
+    """Return what the file at path (.csv, .jsonl, .parquet) tells of users.
+
+    With a column `history` each row is a user and its list of keys, the oldest first; in CSV a list is written as in
+    JSON, or as `B1|B2`. Otherwise the file has the columns user, item and timestamp, like the interactions of one's own
+    data; a user's are put in order as the pipeline does, and a repeated one counts once.
+
+    Raises SourceError where the file cannot be read or lacks a column, and where a row is no history, or a larger share
+    than max_malformed of the rows is no interaction.
+    """
+    if "history" not in columns_of(path):
+        reviews, _ = read_interaction_file(path, max_malformed=max_malformed)
+        ordered = in_order(numbered(distinct_interactions(reviews, min_rating=None)), ties=ties)
+        lists = ordered.group_by("user_key", maintain_order=True).agg("item_key")
+        return UserHistories(lists["user_key"].to_list(), lists["item_key"].to_list())
+    found = UserHistories([], [])
+    for row, record in read_records(path, expected=LISTS):
+        user = None if record is None else as_text(record["user"])
+        if record is None or not user:
+            raise SourceError(f"{path}: expected a user and a history in each row, found none in row {row}")
+        found.users.append(user)
+        found.histories.append(texts_of(listed(record["history"], separator=CATEGORY_SEPARATOR)))
+    return found

@@ -1,0 +1,136 @@
+"""Where the parts of a model lie: in a repository in which the pipeline has run, or in an exported folder.
+
+Both hold the same files under other names, but for one thing: who took what stays in the repository. What is counted
+from it, how often each item sold and what follows it, is exported in its place.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tessera.errors import CheckpointError, TableError
+
+#: The stage that embeds the items in each modality.
+EMBEDDERS: Final = {"text": "embed_text", "image": "embed_images", "collaborative": "embed_collaborative"}
+
+#: Where a run has each part; the second of the names in data/ is that of the stage which writes it.
+RUN: Final = {
+    "params": "params.yaml",
+    "metrics": "metrics/evaluate.json",
+    "items": "data/filter_reviews/items.parquet",
+    "users": "data/filter_reviews/users.parquet",
+    "interactions": "data/filter_reviews/interactions.parquet",
+    "backbone": "data/distill_images/backbone",
+    "codebooks": "data/distill_images/codebooks.parquet",
+    "quantizer": "data/train_quantizer/quantizer",
+    "ids": "data/resolve_collisions/ids.parquet",
+    "vocabulary": "data/build_corpus/vocabulary.json",
+    "checkpoint": "data/train_t5/checkpoint",
+    "sequence_encoder": "data/embed_collaborative/encoder",
+    "text_encoder": "data/embed_text/encoder",
+    "image_encoder": "data/embed_images/encoder",
+    **{f"{name}_vectors": f"data/{stage}/vectors.parquet" for name, stage in EMBEDDERS.items()},
+}
+
+#: Where an exported folder has each part.
+EXPORT: Final = {
+    "params": "params.yaml",
+    "metrics": "metrics.json",
+    "items": "items.parquet",
+    "popularity": "popularity.parquet",
+    "transitions": "transitions.parquet",
+    "backbone": "encoders/backbone",
+    "codebooks": "codebooks.parquet",
+    "quantizer": "quantizer",
+    "ids": "ids.parquet",
+    "vocabulary": "vocabulary.json",
+    "checkpoint": "checkpoint",
+    "sequence_encoder": "sequence_encoder",
+    "text_encoder": "encoders/text",
+    "image_encoder": "encoders/image",
+    **{f"{name}_vectors": f"vectors/{name}.parquet" for name in EMBEDDERS},
+}
+
+#: What makes a folder an export: its format, how many items the model was trained on, and the size of each file.
+MANIFEST: Final = "export.json"
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model, by their names."""
+
+    folder: Path
+    paths: Mapping[str, Path]
+    trained: int | None  # items that the model was trained on; None in a repository, where those are all
+
+    def __getitem__(self, name: str) -> Path:
+        """Return where a part is; raise TableError, naming what makes it, where it is not there."""
+        path = self.paths.get(name)
+        if path is None:
+            raise TableError(f"{self.folder}: expected a repository with {RUN[name]}, found an export, which has none")
+        if not path.exists():
+            stage = RUN[name].split("/")[1] if RUN[name].startswith("data/") else None
+            how = f" of the stage {stage}, found nothing: `dvc repro` makes it" if stage else ", found nothing"
+            raise TableError(f"{path}: expected the output{how}" if stage else f"{path}: expected a file{how}")
+        return path
+
+    @property
+    def is_export(self) -> bool:
+        """Whether this is an exported folder."""
+        return self.trained is not None
+
+
+def find_parts(folder: Path) -> Parts:
+    """Return the parts in folder, an export or a repository in which the pipeline has run.
+
+    Raises CheckpointError where it is neither, or an export of another format or not as it was written.
+    """
+    if (folder / MANIFEST).is_file():
+        return Parts(folder, {name: folder / path for name, path in EXPORT.items()}, _checked_export(folder))
+    if not (folder / RUN["params"]).is_file():
+        what = "nothing" if not folder.exists() else "a file" if folder.is_file() else "another folder"
+        raise CheckpointError(
+            f"{folder}: expected an exported folder ({MANIFEST}) or a repository ({RUN['params']}), found {what}"
+        )
+    return Parts(folder, {name: folder / path for name, path in RUN.items()}, None)
+
+
+def read_manifest(path: Path, *, kind: str, form: int) -> dict[str, Any]:
+    """Return the JSON object at path, which says that its folder is an export or holds added items.
+
+    Raises CheckpointError where it cannot be read or is of another format.
+    """
+    try:
+        document = json.loads(path.read_text())
+        found = document["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: expected what tells of {kind}, found none to read: {error}") from error
+    if found != form:
+        raise CheckpointError(f"{path}: expected {kind} of format {form}, found format {found}")
+    return dict(document)
+
+
+def sizes_of(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file in folder, by its path in it."""
+    return {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
+
+
+def _checked_export(folder: Path) -> int:
+    """Return how many items the model in an exported folder was trained on.
+
+    Raises CheckpointError where a file is missing or of another size.
+    """
+    document = read_manifest(folder / MANIFEST, kind="an exported folder", form=FORMAT)
+    found = sizes_of(folder)
+    for name, size in document["files"].items():
+        if found.get(name) != size:
+            there = "nothing" if name not in found else f"{found[name]} bytes"
+            raise CheckpointError(f"{folder / name}: expected {size} bytes, as {MANIFEST} says, found {there}")
+    return int(document["trained"])

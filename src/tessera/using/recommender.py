@@ -1,0 +1,345 @@
+"""What a model recommends after histories that it has never seen: the rankings of the pipeline, for anyone.
+
+The same functions as in the stages rank_items, rank_collaborative and evaluate rank and fuse here, so a history of the
+test split gets the list and the scores that it got there. Scores of a batch are those of the same batch bit by bit; in
+batches of another size or company the last bit of a sum may round otherwise.
+
+Letters: S histories, N items that the model was trained on, K the length of a list.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import T5ForConditionalGeneration
+
+from tessera.artifacts import read_table
+from tessera.errors import DataError
+from tessera.params import Params
+from tessera.recommender.batches import Rows
+from tessera.recommender.corpus import Histories, history_sources
+from tessera.recommender.fusion import fuse
+from tessera.recommender.lists import Floats, rank_histories, rankings_table
+from tessera.recommender.model import load_model
+from tessera.recommender.popularity import POPULARITY
+from tessera.recommender.ranking import rank
+from tessera.recommender.transitions import Sparse, Weights, transition_matrix, transition_scores
+from tessera.recommender.trie import build_trie
+from tessera.recommender.vocabulary import Task
+from tessera.runtime import torch_device
+from tessera.schemas import INTERACTIONS, RANKINGS, Schema
+from tessera.using.keys import unknown_key
+from tessera.using.shop import Shop, load_shop
+
+#: What is ranked here comes next, as in the test split.
+SPLIT: Final = "test"
+
+#: Members that know users and not what comes after a history.
+FACTORED: Final = ("als", "bpr")
+
+#: An export has, in the place of interactions: how often each item was taken, and how strongly it calls for another.
+SALES: Schema = {"item": pl.UInt32, "interactions": pl.UInt32}
+TRANSITIONS: Schema = {"item": pl.UInt32, "next": pl.UInt32, "strength": pl.Float64}
+
+#: What `Recommender.table` returns; `user` is the place of the history.
+RECOMMENDATIONS: Schema = {
+    "user": pl.UInt32,
+    "rank": pl.UInt16,
+    "item": pl.String,
+    "title": pl.String,
+    "score": pl.Float32,
+    "found_by": pl.List(pl.Struct({"ranking": pl.String, "rank": pl.UInt16})),
+}
+
+
+class Recommendation(NamedTuple):
+    """An item for a history."""
+
+    rank: int
+    key: str
+    title: str
+    score: float
+    found_by: dict[str, int]  # the rankings that hold it (text, image, ...), and its rank in each
+
+
+class Asked(NamedTuple):
+    """Histories to rank for, none of them empty; S of them."""
+
+    users: pl.Series  # (S,) whose they are
+    histories: Histories  # cut to what the model reads
+    whole: Histories
+
+    def seen(self, *, exclude: bool) -> Histories | None:
+        """Return all that was had, where that is to be left out."""
+        return self.whole if exclude else None
+
+
+class Ranker(Protocol):
+    """One ranking of several."""
+
+    name: str
+    known: int  # the items 0..known-1 mean something to it
+
+    def ranked(self, asked: Asked, *, exclude_seen: bool) -> pl.DataFrame:
+        """Return the best items after each history, as a table of RANKINGS."""
+        ...
+
+
+class IdRanker:
+    """Ranks by the IDs that the T5 generates, as rank_items does."""
+
+    def __init__(self, task: Task, shop: Shop, model: T5ForConditionalGeneration) -> None:
+        self.name, self.task, self.words, self.model = task.target, task, shop.words, model
+        self.tokens, self.decode = shop.tokens, shop.params.decode
+        self.trie = build_trie(self.tokens[task.target])
+        self.known = shop.items.height
+
+    def ranked(self, asked: Asked, *, exclude_seen: bool) -> pl.DataFrame:
+        """Return the best items after each history, as a table of RANKINGS."""
+        before, lengths = asked.histories.before, asked.histories.lengths
+        source = history_sources(self.task, before, lengths, self.tokens, self.words)
+        seen = asked.seen(exclude=exclude_seen)
+        found = rank(
+            self.model,
+            self.trie,
+            rows_from(source.values, source.offsets),
+            beams=self.decode.beams,
+            batch_size=self.decode.batch_size,
+            renormalise=self.decode.renormalise,
+            seen=None if seen is None else rows_from(seen.before, np.append(0, np.cumsum(seen.lengths))),
+        )
+        return rankings_table(
+            found.items.numpy(), found.scores.numpy(), users=asked.users, split=SPLIT, modality=self.name
+        )
+
+
+class ScoreRanker:
+    """Ranks by scores of all items that it knows, as rank_collaborative does."""
+
+    def __init__(
+        self, name: str, score: Callable[[Histories], Floats], *, known: int, length: int, tokens: int = 1
+    ) -> None:
+        self.name, self.score, self.known, self.length, self.tokens = name, score, known, length, tokens
+
+    def ranked(self, asked: Asked, *, exclude_seen: bool) -> pl.DataFrame:
+        """Return the best items after each history, as a table of RANKINGS."""
+        lists = rank_histories(
+            self.score,
+            asked.histories,
+            items=self.known,
+            length=self.length,
+            seen=asked.seen(exclude=exclude_seen),
+        )
+        scores = lists.scores / self.tokens
+        return rankings_table(lists.items, scores, users=asked.users, split=SPLIT, modality=self.name)
+
+
+class Recommender:
+    """Recommends items after histories of keys.
+
+    >>> Recommender.load("shop").recommend(["B0002D01KO", "B0002E1G5C"])  # doctest: +SKIP
+    """
+
+    def __init__(self, shop: Shop, *, device: str | None = None) -> None:
+        self.shop = shop
+        self.rankers = rankers_of(shop, device=device)
+        self.sales = sales_of(shop)
+        self.popularity = ScoreRanker(
+            POPULARITY,
+            lambda found: np.tile(self.sales, (len(found.lengths), 1)),
+            known=len(self.sales),
+            length=shop.params.decode.beams,
+        )
+        self.places = {key: item for item, key in enumerate(shop.items["key"])}
+
+    @classmethod
+    def load(cls, folder: Path | str, *, added: Path | str | None = None, device: str | None = None) -> "Recommender":
+        """Return what recommends by the model in folder: one that `tessera export` wrote, or a repository after a run.
+
+        added is a folder of items that `tessera add-items` wrote. device is as the parameter of that name, which holds
+        where none is given.
+
+        Raises CheckpointError or TableError, naming the file, where one is missing, of another format, or not as it was
+        written.
+        """
+        return cls(load_shop(Path(folder), added=None if added is None else Path(added)), device=device)
+
+    def recommend(
+        self, history: Sequence[str], *, k: int = 10, exclude_seen: bool | None = None, skip_unknown: bool = False
+    ) -> list[Recommendation]:
+        """Return the k best items after a history of keys, the oldest first; see `table`."""
+        return self.recommend_all([history], k=k, exclude_seen=exclude_seen, skip_unknown=skip_unknown)[0]
+
+    def recommend_all(
+        self,
+        histories: Sequence[Sequence[str]],
+        *,
+        k: int = 10,
+        exclude_seen: bool | None = None,
+        skip_unknown: bool = False,
+    ) -> list[list[Recommendation]]:
+        """Return the k best items after each history; all at once takes a fraction of the time. See `table`."""
+        found = self.table(histories, k=k, exclude_seen=exclude_seen, skip_unknown=skip_unknown)
+        lists: list[list[Recommendation]] = [[] for _ in histories]
+        for user, place, key, title, score, rankings in found.iter_rows():
+            by = {each["ranking"]: each["rank"] for each in rankings}
+            lists[user].append(Recommendation(place, key, title, score, by))
+        return lists
+
+    def table(
+        self,
+        histories: Sequence[Sequence[str]],
+        *,
+        k: int = 10,
+        exclude_seen: bool | None = None,
+        skip_unknown: bool = False,
+    ) -> pl.DataFrame:
+        """Return the k best items after each history as a table of RECOMMENDATIONS, sorted by user and rank.
+
+        A history is the keys of items, the oldest first; one that comes twice counts once, the first time. Of a longer
+        history the last `corpus.max_history` items are read. exclude_seen leaves out what the history holds; if it is
+        not given, the parameter decode.exclude_seen tells. Where no ranking can read anything of a history, as of an
+        empty one, it gets what sold best, found by popularity.
+
+        Raises DataError for a key that is not of an item, unless unknown keys are to be skipped, and for a k above the
+        parameter decode.beams.
+        """
+        beams = self.shop.params.decode.beams
+        if not 1 <= k <= beams:
+            raise DataError(f"k: expected a number from 1 to decode.beams = {beams}, found {k}")
+        items = [self._items_of(history, skip_unknown=skip_unknown) for history in histories]
+        exclude = self.shop.params.decode.exclude_seen if exclude_seen is None else exclude_seen
+        single = self._single(items, exclude_seen=exclude)
+        final = fuse(single, rule=self.shop.params.decode.fusion).filter(pl.col("rank") <= k)
+        return self._told(final, single)
+
+    def _items_of(self, history: Sequence[str], *, skip_unknown: bool) -> list[int]:
+        if isinstance(history, str):
+            raise DataError(f"history: expected a list of keys, found the text {history!r}")
+        unknown = [key for key in history if key not in self.places]
+        if unknown and not skip_unknown:
+            raise unknown_key(unknown[0], self.shop.items)
+        return [self.places[key] for key in dict.fromkeys(history) if key in self.places]
+
+    def _single(self, items: Sequence[Sequence[int]], *, exclude_seen: bool) -> pl.DataFrame:
+        """Return every ranking of all histories, as one table of RANKINGS."""
+        tables, read = [pl.DataFrame(schema=RANKINGS)], set[int]()
+        for ranker in self.rankers:
+            asked = self._asked(items, known=ranker.known)
+            if len(asked.users):
+                tables.append(ranker.ranked(asked, exclude_seen=exclude_seen))
+                read |= set(asked.users)
+        if left := [user for user in range(len(items)) if user not in read]:
+            asked = self._asked(items, known=self.popularity.known, users=left)
+            tables.append(self.popularity.ranked(asked, exclude_seen=exclude_seen))
+        return pl.concat(tables)
+
+    def _asked(self, items: Sequence[Sequence[int]], *, known: int, users: Sequence[int] | None = None) -> Asked:
+        """Return the items below known of the histories of users: without any, of all that hold such an item."""
+        kept = [[item for item in history if item < known] for history in items]
+        users = [user for user, history in enumerate(kept) if history] if users is None else users
+        lengths = np.array([len(kept[user]) for user in users], np.int64)
+        flat = np.array([item for user in users for item in kept[user]], np.uint32)
+        everyone, ends = np.array(users, np.uint32), np.cumsum(lengths)
+        whole = Histories(flat, everyone, ends, lengths)
+        read = Histories(flat, everyone, ends, np.minimum(lengths, self.shop.params.corpus.max_history))
+        return Asked(pl.Series(users, dtype=pl.UInt32), read, whole)
+
+    def _told(self, final: pl.DataFrame, single: pl.DataFrame) -> pl.DataFrame:
+        """Return final rankings with keys and titles, and which of the single ones hold each item."""
+        by = single.join(final.select("user", "item"), on=["user", "item"], how="semi", maintain_order="left")
+        found_by = by.group_by("user", "item", maintain_order=True).agg(
+            found_by=pl.struct(ranking="modality", rank="rank")
+        )
+        named = self.shop.items.select("item", "key", "title")
+        told = final.join(found_by, on=["user", "item"], how="left", maintain_order="left")
+        told = told.join(named, on="item", how="left", maintain_order="left")
+        return told.select("user", "rank", pl.col("key").alias("item"), "title", "score", "found_by")
+
+
+def rankers_of(shop: Shop, *, device: str | None = None) -> list[Ranker]:
+    """Return the rankings that the system fuses: one for each task that recommends, and each collaborative member."""
+    params = shop.params
+    where: Any = torch_device(device or params.device)
+    rankers: list[Ranker] = []
+    if shop.words.modalities:
+        model = load_model(shop.parts["checkpoint"], shop.words, shop.trained_tokens).to(where)
+        rankers += [IdRanker(task, shop, model) for task in shop.words.tasks if task.is_recommendation]
+    for member in params.collaborative.members:
+        score = _scorer(member, shop, device=where)
+        length = params.decode.beams
+        rankers.append(
+            ScoreRanker(member, score, known=shop.trained, length=length, tokens=params.collaborative.tokens)
+        )
+    return rankers
+
+
+def _scorer(member: str, shop: Shop, *, device: torch.device) -> Callable[[Histories], Floats]:
+    if member in FACTORED:
+        raise DataError(
+            f"collaborative.members: expected others than {', '.join(FACTORED)}, found {member}: its factors are those "
+            "of the users of the run, and it cannot recommend after a history"
+        )
+    if member == "itemknn":
+        return partial(transition_scores, transitions_of(shop), weights=weights_of(shop.params))
+    from tessera.recommender.sequence_encoder import load_encoder, sequence_scores
+
+    reads = shop.params.corpus.max_history
+    trained = load_encoder(shop.parts["sequence_encoder"], kind=member, items=shop.trained, max_history=reads)
+    return partial(sequence_scores, trained.to(device))
+
+
+def weights_of(params: Params) -> Weights:
+    """Return how transitions count."""
+    return Weights(**params.itemknn.model_dump())
+
+
+def transitions_of(shop: Shop) -> Sparse:
+    """Return how strongly each item calls for each other (N, N): counted from a run's interactions, or exported."""
+    from scipy import sparse
+
+    if not shop.parts.is_export:
+        interactions = read_table(shop.parts["interactions"], INTERACTIONS)
+        return transition_matrix(interactions, items=shop.trained, weights=weights_of(shop.params))
+    table = read_table(shop.parts["transitions"], TRANSITIONS)
+    places = (table["item"].to_numpy(), table["next"].to_numpy())
+    return sparse.csr_array((table["strength"].to_numpy(), places), shape=(shop.trained, shop.trained))
+
+
+def sales_of(shop: Shop) -> Floats:
+    """Return how many training interactions each item has (N + A,): counted from a run's, or exported."""
+    if shop.parts.is_export:
+        counts = read_table(shop.parts["popularity"], SALES)
+    else:
+        train = read_table(shop.parts["interactions"], INTERACTIONS).filter(split="train")
+        counts = train.group_by("item").agg(interactions=pl.len().cast(pl.UInt32))
+    sales = np.zeros(shop.items.height)
+    sales[counts["item"].to_numpy()] = counts["interactions"].to_numpy()
+    return sales
+
+
+def rows_from(values: np.ndarray, offsets: np.ndarray) -> Rows:
+    """Return lists of integers, end to end, as rows."""
+    return Rows(torch.from_numpy(values.astype(np.int32)), torch.from_numpy(offsets))
+
+
+def user_history(shop: Shop, key: str) -> list[str]:
+    """Return the keys of all items that a user of a run has had, the oldest first.
+
+    Raises DataError for a user that the run has not, TableError for an export, which has no users.
+    """
+    users = pl.read_parquet(shop.parts["users"])
+    known = users.filter(key=key)
+    if known.is_empty():
+        raise DataError(f"{key}: expected the key of one of {users.height} users, found none such")
+    rows = read_table(shop.parts["interactions"], INTERACTIONS).filter(user=known["user"][0]).sort("position")
+    return shop.items["key"].gather(rows["item"]).to_list()
+
+
+def listed_keys(text: str) -> list[str]:
+    """Return the keys that a text names, as in `B1,B2`: `""` names none."""
+    return [key.strip() for key in text.split(",") if key.strip()]

@@ -1,0 +1,239 @@
+"""The commands as a user types them, those of the docs among them."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tessera import cli
+from tessera.using.recommender import RECOMMENDATIONS, Recommender
+from tests.recommended import histories
+from tests.using.conftest import HOSTILE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tessera(run, monkeypatch, capsys):
+    """Run the command line in the folder of the run; return its exit status, and what it printed and complained of."""
+
+    def call(*arguments, inside=run):
+        monkeypatch.chdir(inside)
+        monkeypatch.setattr("tessera.using.commands.out", Console(width=160, highlight=False, emoji=False))
+        monkeypatch.setattr("sys.argv", ["tessera", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.app()
+        printed = capsys.readouterr()
+        return exited.value.code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def keys(recommender):
+    return recommender.shop.items["key"].to_list()
+
+
+def rows(printed):
+    return [line.split() for line in printed.splitlines()[1:]]
+
+
+def test_a_history(tessera, recommender, keys):
+    status, printed, _ = tessera("recommend", "--history", f"{keys[0]}, {keys[4]}", "--k", 4)
+    assert not status
+    expected = recommender.recommend([keys[0], keys[4]], k=4)
+    assert [row[:2] for row in rows(printed)] == [[str(each.rank), each.key] for each in expected]
+    for each, line in zip(expected, printed.splitlines()[1:], strict=True):
+        assert each.title in line
+        assert f"{each.score:.4f}" in line
+        assert all(f"{name} {rank}" in line for name, rank in each.found_by.items())
+
+
+def test_an_empty_history(tessera):
+    status, printed, _ = tessera("recommend", "--history", "", "--k", 2)
+    assert not status
+    assert printed.count("popularity") == 2
+
+
+def test_a_user_with_all_of_its_items(tessera, run, recommender):
+    user = pl.read_parquet(run / "data/filter_reviews/users.parquet")["key"][3]
+    interactions = pl.read_parquet(run / "data/filter_reviews/interactions.parquet").sort("position").filter(user=3)
+    history = recommender.shop.items["key"].gather(interactions["item"]).to_list()
+    _, printed, _ = tessera("recommend", "--user", user)
+    assert [row[1] for row in rows(printed)] == [each.key for each in recommender.recommend(history)]
+    _, printed, _ = tessera("recommend", "--user", user, "--exclude-seen")
+    assert not {row[1] for row in rows(printed)} & set(history)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--history", "B000"], 1, "B000: expected the key of an item, found none"),
+        (["--user", "nobody"], 1, "nobody: expected the key of one of 120 users, found none such"),
+        ([], 2, "expected one of --history, --user, --file, found none"),
+        (["--history", "", "--user", "x"], 2, "found --history, --user"),
+        (["--file", "x.csv"], 2, "--file and --output come together"),
+        (["--file", "x.csv", "--output", "x.parquet"], 1, "x.csv: expected a file that ends in"),
+        (["--history", "", "--k", "11"], 1, "expected a number from 1 to decode.beams = 10, found 11"),
+        (["--history", "", "--model", "nowhere"], 1, "nowhere: expected an exported folder"),
+    ],
+)
+def test_what_cannot_be_done_is_explained(tessera, arguments, status, message):
+    found, printed, complaint = tessera("recommend", *arguments)
+    assert found == status
+    assert message in re.sub(r"[\s│]+", " ", complaint)
+    assert printed == ""
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "interactions"])
+def test_a_file_of_histories_gives_each_user_what_it_gets_alone(tessera, run, recommender, tmp_path, form):
+    lists = histories(run, recommender.shop.items["key"], split="test")[:5]
+    users = [f"u{place}" for place in range(len(lists))]
+    table = pl.DataFrame({"user": users, "history": lists})
+    file = tmp_path / f"told.{'csv' if form == 'interactions' else form}"
+    if form == "parquet":
+        table.write_parquet(file)
+    elif form == "jsonl":
+        table.write_ndjson(file)
+    elif form == "csv":
+        table.with_columns(pl.col("history").list.join("|")).write_csv(file)
+    else:
+        times = pl.int_range(pl.len()).over("user")
+        table.explode("history").select("user", item="history", timestamp=86400 * times).sample(
+            fraction=1, shuffle=True, seed=0
+        ).write_csv(file)
+    output = tmp_path / "found.parquet"
+    status, printed, complaint = tessera("recommend", "--file", file, "--output", output)
+    assert not status, complaint
+    assert "50 recommendations to 5 users" in printed
+    found = pl.read_parquet(output)
+    assert list(found.schema) == list(RECOMMENDATIONS)
+    for user, history in zip(users, lists, strict=True):
+        assert found.filter(user=user)["item"].to_list() == [each.key for each in recommender.recommend(history)]
+
+
+def test_unknown_keys_of_a_file_are_an_error_or_skipped(tessera, keys, tmp_path):
+    file, output = tmp_path / "told.jsonl", tmp_path / "found.parquet"
+    file.write_text(json.dumps({"user": 7, "history": [keys[0], "gone"]}))
+    status, _, complaint = tessera("recommend", "--file", file, "--output", output)
+    assert status == 1
+    assert "gone: expected the key of an item" in complaint
+    assert not output.exists()
+    status, *_ = tessera("recommend", "--file", file, "--output", output, "--skip-unknown")
+    assert not status
+    assert pl.read_parquet(output)["user"].unique().to_list() == ["7"]
+
+
+def test_a_row_that_is_no_history_is_named(tessera, tmp_path):
+    file = tmp_path / "told.jsonl"
+    file.write_text('{"user": "a", "history": []}\nnot JSON\n')
+    status, _, complaint = tessera("recommend", "--file", file, "--output", tmp_path / "found.parquet")
+    assert status == 1
+    assert "expected a user and a history in each row, found none in row 1" in " ".join(complaint.split())
+
+
+def test_similar(tessera, keys):
+    status, printed, _ = tessera("similar", keys[0], "--count", 3)
+    assert not status
+    lines = [line.strip() for line in printed.splitlines()]
+    assert [line for line in lines if line.endswith((" ID", " vector"))] == [
+        "text ID",
+        "image ID",
+        "text vector",
+        "image vector",
+    ]
+    assert not [line for line in printed.splitlines()[1:] if keys[0] in line], "an item is not its own neighbour"
+    status, _, complaint = tessera("similar", keys[0][:-1])
+    assert status == 1
+    assert f"{keys[0]}  " in complaint
+
+
+def test_added_items_are_shown_and_found(tessera, new_items, tmp_path, caplog):
+    added = tmp_path / "added"
+    status, printed, complaint = tessera("add-items", new_items, "--added", added)
+    assert not status, complaint
+    assert "3 items are new" in printed
+    assert "1 items are there already and stay as they are" in caplog.text
+    for arguments in (
+        ["recommend", "--history", "NEW1"],
+        ["similar", "NEW3"],
+        ["ids", "NEW3"],
+        ["export", tmp_path / "shop"],
+    ):
+        status, printed, complaint = tessera(*arguments, "--added", added)
+        assert not status, complaint
+        assert "\x1b" not in printed
+    assert "NEW2" in set(Recommender.load(tmp_path / "shop").places)
+
+
+def test_a_hostile_title_is_printed_as_text(tessera, new_items, tmp_path):
+    _, printed, _ = tessera("add-items", new_items, "--added", tmp_path / "added")
+    assert "\x1b" not in printed
+    assert "Zorp [red]x[/]" in printed, "mark-up of the page is gone, what rich would take for its own is not"
+    assert "[31m" in HOSTILE
+
+
+@pytest.mark.parametrize("command", ["add-items", "export"])
+def test_no_other_folder_is_replaced(tessera, new_items, tmp_path, command):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("x")
+    arguments = [new_items, "--added", tmp_path / "mine"] if command == "add-items" else [tmp_path / "mine"]
+    status, _, complaint = tessera(command, *arguments)
+    assert status == 1
+    assert "expected a new folder or" in " ".join(complaint.split())
+    assert (tmp_path / "mine" / "precious").read_text() == "x"
+
+
+def test_an_export_has_no_users(tessera, tmp_path):
+    tessera("export", tmp_path / "shop")
+    status, _, complaint = tessera("recommend", "--user", "x", "--model", tmp_path / "shop")
+    assert status == 1
+    assert "found an export, which has none" in " ".join(complaint.split())
+
+
+def blocks(page: str) -> list[str]:
+    """The indented blocks of a page of docs."""
+    found = re.findall(r"(?:^ {4}.*\n(?:\n(?= {4}))?)+", page, flags=re.MULTILINE)
+    return ["\n".join(line[4:] for line in block.splitlines()) for block in found]
+
+
+def test_every_command_of_the_docs_runs(copied, tessera, keys, new_items):
+    """In the order of the page, in one folder, on keys and files that this shop has."""
+    page = (ROOT / "docs" / "using.md").read_text()
+    users = pl.read_parquet(copied / "data/filter_reviews/users.parquet")["key"]
+    stands_for = {"BPKBIV0UDB": keys[0], "B02HK71Q55": keys[1], "A00D4XH31P": users[0], "NEW1": "NEW1"}
+    (copied / "shoppers.csv").write_text(f"user,item,timestamp\nann,{keys[0]},2024-01-02\nann,{keys[1]},2024-01-03\n")
+    for file in new_items.parent.iterdir():
+        (copied / ("new-" * (file.suffix == ".jsonl") + file.name)).write_bytes(file.read_bytes())
+    text = "\n".join(blocks(page))
+    for known, own in stands_for.items():
+        text = text.replace(known, own)
+    commands = [line for line in text.splitlines() if line.startswith("tessera ")]
+    assert len(commands) >= 8
+    for command in commands:
+        _, *arguments = shlex.split(command, comments=True)
+        status, _, complaint = tessera(*arguments, inside=copied)
+        assert not status, f"{command}: {complaint}"
+    code = "\n".join(block for block in blocks(text_of(page, stands_for)) if block.startswith(("from ", ">>> ")))
+    assert "Recommender.load" in code
+    exec(compile(code, "docs/using.md", "exec"), {})
+
+
+def text_of(page: str, stands_for: dict[str, str]) -> str:
+    for known, own in stands_for.items():
+        page = page.replace(known, own)
+    return page
+
+
+def test_the_readme_shows_commands_of_the_page_and_links_it():
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/using.md"))
+    section = readme[readme.index("## Using the model") : readme.index("## Measured results")]
+    assert "(docs/using.md)" in section
+    shown = [line.split("  ")[0] for block in blocks(section) for line in block.splitlines()]
+    assert len(shown) >= 6
+    for line in shown:
+        assert line.replace(" --model shop", "") in page, line

@@ -1,0 +1,191 @@
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from tessera.artifacts import read_table
+from tessera.errors import CheckpointError, DataError, TableError
+from tessera.schemas import RANKINGS
+from tessera.using.exporting import write_export
+from tessera.using.parts import MANIFEST
+from tessera.using.recommender import Recommender
+from tests.recommended import assert_as_the_pipeline, assert_as_the_pipeline_one_at_a_time, histories
+
+
+@pytest.fixture(scope="module")
+def exported(recommender, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports") / "shop"
+    write_export(recommender, folder)
+    return folder
+
+
+def test_all_users_together_get_what_the_pipeline_ranked(recommender, run):
+    assert_as_the_pipeline(recommender, run)
+
+
+def test_each_user_alone_gets_what_the_pipeline_ranked(recommender, run):
+    assert_as_the_pipeline_one_at_a_time(recommender, run)
+
+
+def test_an_export_alone_gives_the_same(exported, run):
+    assert_as_the_pipeline(Recommender.load(exported), run)
+
+
+def test_seen_items_are_left_out_where_asked(recommender, run):
+    some = histories(run, recommender.shop.items["key"], split="test")
+    for history, found in zip(some, recommender.recommend_all(some, exclude_seen=True), strict=True):
+        assert len(found) == 10
+        assert not {each.key for each in found} & set(history)
+    assert any(
+        {each.key for each in found} & set(history)
+        for history, found in zip(some, recommender.recommend_all(some), strict=True)
+    )
+
+
+def test_it_tells_which_rankings_hold_an_item_and_where(recommender, run):
+    keys = recommender.shop.items["key"]
+    found = recommender.recommend_all(histories(run, keys, split="test"))
+    files = [run / f"data/{stage}/rankings.parquet" for stage in ("rank_items", "rank_collaborative")]
+    single = pl.concat(read_table(file, RANKINGS) for file in files).filter(split="test")
+    for user in (0, 7):
+        of_user = single.filter(user=user)
+        for each in found[user]:
+            by = of_user.filter(item=keys.index_of(each.key))
+            assert each.found_by == dict(zip(by["modality"], by["rank"], strict=True))
+            assert each.found_by
+
+
+def test_only_the_end_of_a_long_history_is_read_by_the_t5(recommender):
+    keys = recommender.shop.items["key"].to_list()
+    most = recommender.shop.params.corpus.max_history
+    long, short = keys[: most + 9], keys[9 : most + 9]
+    assert recommender.recommend(long, exclude_seen=False) == recommender.recommend(short, exclude_seen=False)
+    left_out = {each.key for each in recommender.recommend(long, exclude_seen=True)}
+    assert not left_out & set(long), "all that was had counts as seen, not the end alone"
+
+
+def test_an_item_that_comes_twice_counts_once(recommender):
+    one, two, three = recommender.shop.items["key"][:3].to_list()
+    assert recommender.recommend([one, two, one, three]) == recommender.recommend([one, two, three])
+
+
+def test_an_empty_history_gets_what_sold_best_and_others_stay_as_they_are(recommender, run):
+    keys = recommender.shop.items["key"].to_list()
+    alone, empty = recommender.recommend(keys[:3]), recommender.recommend([])
+    assert recommender.recommend_all([[], keys[:3]])[0] == empty
+    assert [each.key for each in recommender.recommend_all([[], keys[:3]])[1]] == [each.key for each in alone]
+    assert all(set(each.found_by) == {"popularity"} for each in empty)
+    interactions = pl.read_parquet(run / "data/filter_reviews/interactions.parquet").filter(split="train")
+    assert empty[0].score == interactions["item"].value_counts()["count"].max()
+    assert recommender.recommend_all([]) == []
+
+
+def test_unknown_keys_are_told_with_what_is_near(recommender):
+    key = recommender.shop.items["key"][0]
+    with pytest.raises(DataError, match=f"{key[:-1]}: expected the key of an item, found none; near it are\n  {key}  "):
+        recommender.recommend([key, key[:-1]])
+    assert recommender.recommend([key, "nothing"], skip_unknown=True) == recommender.recommend([key])
+
+
+def test_a_text_is_no_history(recommender):
+    with pytest.raises(DataError, match="expected a list of keys, found the text 'B1'"):
+        recommender.recommend("B1")
+
+
+@pytest.mark.parametrize("k", [0, 11])
+def test_k_is_at_most_the_beams(recommender, k):
+    with pytest.raises(DataError, match=f"expected a number from 1 to decode.beams = 10, found {k}"):
+        recommender.recommend([], k=k)
+
+
+def test_three_lines_serve_an_export_in_a_process_of_their_own(exported, recommender):
+    key = recommender.shop.items["key"][0]
+    code = (
+        "import sys, tessera; assert not {'torch', 'transformers', 'polars'} & set(sys.modules)\n"
+        "from tessera import Recommender\n"
+        f"shop = Recommender.load({str(exported)!r})\n"
+        f"print([each.key for each in shop.recommend([{key!r}])])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([each.key for each in recommender.recommend([key])])
+
+
+def test_an_export_holds_no_users(exported, run):
+    names = [str(file.relative_to(exported)) for file in exported.rglob("*") if file.is_file()]
+    assert not [name for name in names if "user" in name or "interaction" in name]
+    users = pl.read_parquet(run / "data/filter_reviews/users.parquet")["key"]
+    content = b"".join(file.read_bytes() for file in exported.rglob("*") if file.is_file())
+    assert not [user for user in users if user.encode() in content]
+    assert "ndcg@10" in (exported / "README.md").read_text()
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(recommender, tmp_path):
+    write_export(recommender, tmp_path / "shop")
+    (tmp_path / "shop" / "left.over").write_text("")
+    write_export(recommender, tmp_path / "shop")
+    assert not (tmp_path / "shop" / "left.over").exists()
+    with pytest.raises(CheckpointError, match="expected a new folder or an earlier export, found a folder that is"):
+        write_export(recommender, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+def test_an_export_that_fails_leaves_what_was_there(recommender, tmp_path, monkeypatch):
+    write_export(recommender, tmp_path / "shop")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    monkeypatch.setattr("tessera.using.exporting.card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_export(recommender, tmp_path / "shop")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("part", "stage"), [("data/train_t5/checkpoint", "train_t5"), ("data/train_quantizer/quantizer", "train_quantizer")]
+)
+def test_a_stage_that_has_not_run_is_named(copied, tmp_path, part, stage):
+    (copied / part).rename(tmp_path / "away")
+    with pytest.raises(TableError, match=f"{part}: expected the output of the stage {stage}, found nothing"):
+        write_export(Recommender.load(copied), tmp_path / "shop")
+    assert not (tmp_path / "shop").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("ids.parquet", None, r"ids.parquet: expected \d+ bytes, as export.json says, found nothing"),
+        ("checkpoint/model.safetensors", "", r"model.safetensors: expected \d+ bytes, as export.json says, found 0"),
+        (MANIFEST, '{"format": 2}', "expected an exported folder of format 1, found format 2"),
+        (MANIFEST, "[]", "expected what tells of an exported folder, found none to read"),
+        (MANIFEST, None, "expected an exported folder .* or a repository"),
+    ],
+)
+def test_an_export_that_was_tampered_with_is_refused_by_name(recommender, tmp_path, name, change, message):
+    folder = tmp_path / "shop"
+    write_export(recommender, folder)
+    (folder / "params.yaml").rename(tmp_path / "params.yaml") if change is None and name == MANIFEST else None
+    if change is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(change)
+    with pytest.raises(CheckpointError, match=message):
+        Recommender.load(folder)
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere: expected an exported folder .*, found nothing"):
+        Recommender.load(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_of_other_ids_is_refused(copied):
+    file = copied / "data/resolve_collisions/ids.parquet"
+    ids = pl.read_parquet(file)
+    ids.with_columns(item=ids["item"].max() - pl.col("item")).write_parquet(file)
+    with pytest.raises(CheckpointError, match="expected a model of the semantic IDs"):
+        Recommender.load(copied)
+
+
+def test_the_manifest_names_every_file(exported):
+    files = json.loads((exported / MANIFEST).read_text())["files"]
+    found = {str(file.relative_to(exported)) for file in exported.rglob("*") if file.is_file()}
+    assert set(files) == found - {MANIFEST}
