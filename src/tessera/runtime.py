@@ -1,16 +1,20 @@
 """Where and how a stage runs: its entry point, its device, its processes, its log and its progress."""
 
 import ctypes
+import functools
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from tessera.errors import ParamsError, TesseraError
+from tessera.records import write_record
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +39,7 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
     logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, handlers=[_log_handler()])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     keep_freed_memory()
-    app = main if isinstance(main, typer.Typer) else _command(main)
+    app = main if isinstance(main, typer.Typer) else command(main)
     try:
         app()
     except TesseraError as error:
@@ -70,10 +74,28 @@ def _log_handler() -> logging.Handler:
     return handler
 
 
-def _command(main: Callable[..., None]) -> typer.Typer:
+def command(main: Callable[..., None]) -> typer.Typer:
+    """Return main, the function of a stage, as a command with one more option: --record, what its run took."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=sys.modules[main.__module__].__doc__)(main)
+    app.command(help=sys.modules[main.__module__].__doc__)(_recorded(main))
     return app
+
+
+def _recorded(main: Callable[..., None]) -> Callable[..., None]:
+    """Return main with one more argument, record: where to write what the run took, once it has gone well."""
+    kind = Annotated[Path | None, typer.Option(help="To write: time, memory and versions of this run.")]
+    own = inspect.signature(main)
+    option = inspect.Parameter("record", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+    @functools.wraps(main)
+    def recorded(*, record: Path | None, **options: Any) -> None:
+        main(**options)
+        if record is not None and is_main_process():
+            write_record(record)
+
+    recorded.__signature__ = own.replace(parameters=[*own.parameters.values(), option])  # type: ignore[attr-defined]
+    recorded.__annotations__ = main.__annotations__ | {"record": kind}
+    return recorded
 
 
 def is_main_process() -> bool:
