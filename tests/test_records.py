@@ -12,7 +12,9 @@ from tessera.records import record_of_process, write_record
 from tessera.runtime import command
 
 
-def stage(items: Annotated[int, typer.Option(help="How many.")], to: Annotated[Path, typer.Option(help="Where.")]) -> None:
+def stage(
+    items: Annotated[int, typer.Option(help="How many.")], to: Annotated[Path, typer.Option(help="Where.")]
+) -> None:
     """Tell of items."""
     if items == 0:
         raise DataError("items: expected some, found 0")

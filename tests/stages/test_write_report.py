@@ -15,10 +15,9 @@ def run(tmp_path, params_file):
 @pytest.fixture
 def report(tmp_path, params_file):
     def write(run, **changes):
-        options = {f"{name}_" if name == "filter" else name: path for name, path in run._asdict().items()}
         html, markdown = tmp_path / "report" / "index.html", tmp_path / "metrics" / "report.md"
         params = params_file({name.replace("__", "."): value for name, value in changes.items()})
-        main(**options, html=html, markdown=markdown, params_file=params)
+        main(**run.options, html=html, markdown=markdown, params_file=params)
         return html.read_text(), markdown.read_text()
 
     return write
@@ -36,8 +35,7 @@ def test_what_is_written(run, report):
         assert f"{measured['ensemble']['ndcg@10']:.4f}" in page
         assert f"{measured['valid']['popularity']['mrr']:.4f}" in page
         assert "macrec" in page
-    assert html.count("data:image/jpeg;base64,") > 12
-    assert "<script" not in html
+    assert html.count("data:image/webp;base64,") > 12
     assert "no picture" in html
     assert report(run) == (html, markdown)
 
