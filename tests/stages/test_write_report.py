@@ -90,10 +90,10 @@ def test_a_metrics_file_that_lacks_a_name_is_told_and_nothing_is_written(run, re
     assert not (tmp_path / "metrics").exists()
 
 
-@pytest.mark.parametrize("content", [None, b"no table"])
-def test_pictures_that_are_no_table_are_told(run, report, content):
+@pytest.mark.parametrize(("content", "expected"), [(None, "a file"), (b"no table", "a table with key, picture")])
+def test_pictures_that_are_no_table_are_told(run, report, content, expected):
     run.images.unlink()
     if content is not None:
         run.images.write_bytes(content)
-    with pytest.raises(TableError, match=r"images\.parquet: expected a table of pictures"):
+    with pytest.raises(TableError, match=rf"images\.parquet: expected {expected}"):
         report(run)

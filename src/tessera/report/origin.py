@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tessera.errors import TableError
+
 
 class Run(NamedTuple):
     """What the run of a stage took."""
@@ -91,7 +93,13 @@ def spelled(value: Any) -> str:
 
 
 def fingerprint(path: Path) -> File:
-    """Return the size and MD5 of a file, by which dvc.lock knows it and DVC's cache keeps it."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
-    return File(path.as_posix(), path.stat().st_size, digest.hexdigest())
+    """Return the size and MD5 of a file, by which dvc.lock knows it and DVC's cache keeps it.
+
+    Raises TableError where there is none.
+    """
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
+            return File(path.as_posix(), stream.tell(), digest.hexdigest())
+    except OSError as error:
+        raise TableError(f"{path}: expected a file: {error.strerror}") from error
