@@ -137,7 +137,7 @@ def key_of(item: int) -> str:
 
 def shop_items() -> pl.DataFrame:
     rows = [
-        (item, key_of(item), f"Thing {item}", "", ["Things", "Fine" if item % 2 else "Coarse"], item % 10 != 0, 5)
+        (item, key_of(item), f"Thing {item}", "", ["Things", "Coarse" if item % 2 else "Fine"], item % 10 != 0, 5)
         for item in range(ITEMS_IN_ALL)
     ]
     table = pl.DataFrame(rows, schema=ITEMS, orient="row")
