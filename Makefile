@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 BENCHMARKS := filter cluster quantize collisions corpus train rank serve pipeline
 BENCH :=
 
-.PHONY: help setup repro test bench lint params lock clean
+.PHONY: help setup repro test bench lint params lock picture clean
 
 help: ## Tell what there is.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,10 @@ params: setup ## Compose params.yaml from conf/.
 
 lock: setup ## Refresh requirements.lock to the newest versions that pyproject.toml allows.
 	uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml --output-file requirements.lock
+
+picture: ## Make docs/report.png, the picture of the README, from the report of the demo; needs Chromium.
+	chromium --headless --no-sandbox --hide-scrollbars --virtual-time-budget=20000 --window-size=1280,1500 \
+	  --screenshot=$(CURDIR)/docs/report.png file://$(CURDIR)/report/index.html
 
 clean: ## Remove what runs leave behind, but for the environment and downloads.
 	rm -rf data report checkpoints dvc_plots .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,8 +1,10 @@
 """Write the report: one HTML page that needs nothing else, and its tables as Markdown.
 
-The example users are drawn with the seed, not by how well they were served.
+What is drawn, such as the example users, is drawn with the seed and not by how well it went. Pictures, and items of a
+large catalogue, are shown up to a bound, and the page says how many are not.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -10,52 +12,77 @@ import numpy as np
 import polars as pl
 import typer
 
-from tessera.artifacts import read_json, read_table, whole_file
+from tessera.artifacts import named_paths, read_json, read_table, whole_file
 from tessera.errors import TableError
 from tessera.params import PARAMS_FILE, load_params
+from tessera.report.agreement import agreements_of
 from tessera.report.content import (
+    ENSEMBLE,
     About,
-    codes_of,
+    compared_of,
     data_of,
-    dropped_of,
     lacking_of,
     mismatches_of,
     rankings_of,
     sample_of,
     slices_of,
 )
-from tessera.report.examples import draw_users, examples_of, shown_keys
-from tessera.report.page import Content, html_page, markdown_page
-from tessera.report.pictures import data_urls
+from tessera.report.curves import curves_of, history_of
+from tessera.report.examples import draw_users, examples_of
+from tessera.report.losses import kept_of
+from tessera.report.neighbours import draw_items, neighbours_of
+from tessera.report.origin import fingerprint, origin_of
+from tessera.report.page import Content, chart_library, html_page, markdown_page, shown_keys
+from tessera.report.pictures import Pictures, pictures_of, wanted_first
+from tessera.report.semantic_ids import semantic_ids_of
 from tessera.runtime import run
-from tessera.schemas import IDS, INTERACTIONS, ITEMS, RANKINGS
+from tessera.schemas import IDS, IMAGES, INTERACTIONS, ITEMS, PER_USER, RANKINGS, VECTORS, Schema
+
+#: Parameters that say where a stage runs, and nothing of its result.
+NO_RESULT = {"device", "launcher"}
+
+#: Users whose lists are compared.
+COMPARED_USERS = 2_000
 
 
 def main(
     evaluate: Annotated[Path, typer.Option(help="The measures of each ranking.")],
     intervals: Annotated[Path, typer.Option(help="Bootstrap intervals of the measures.")],
     slices: Annotated[Path, typer.Option(help="HR@10 by target frequency and history length.")],
+    curve: Annotated[Path, typer.Option(help="HR@K and NDCG@K for each K.")],
+    per_user: Annotated[Path, typer.Option(help="The rank of each user's target in each ranking.")],
+    ensemble: Annotated[Path, typer.Option(help="The fused rankings.")],
+    rankings: Annotated[list[Path], typer.Option(help="The rankings that were fused; once for each file.")],
+    download: Annotated[Path, typer.Option(help="What was read and what could not be.")],
+    fetch: Annotated[Path, typer.Option(help="How the fetching of pictures went.")],
     filter_: Annotated[Path, typer.Option("--filter", help="What the filter left and what it dropped.")],
     collisions: Annotated[Path, typer.Option(help="Collision rates before and after resolution.")],
     items: Annotated[Path, typer.Option(help="The items.")],
     interactions: Annotated[Path, typer.Option(help="The interactions.")],
+    vectors: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's vectors; once for each.")],
     ids: Annotated[Path, typer.Option(help="The semantic IDs.")],
-    ensemble: Annotated[Path, typer.Option(help="The fused rankings.")],
     images: Annotated[Path, typer.Option(help="The pictures.")],
+    quantizer_history: Annotated[Path, typer.Option(help="The quantizer's losses by epoch.")],
+    t5_history: Annotated[Path, typer.Option(help="The T5's losses and measures by epoch.")],
+    sequence_history: Annotated[Path, typer.Option(help="The sequence encoder's losses by epoch.")],
+    records: Annotated[list[str], typer.Option(help="NAME=PATH of what a stage's run took; once for each.")],
     html: Annotated[Path, typer.Option(help="To write: the page.")],
     markdown: Annotated[Path, typer.Option(help="To write: the tables.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
+    generator = np.random.default_rng(params.seed)
     measured, drawn, filtered = read_json(evaluate), read_json(intervals), read_json(filter_)
-    fused = read_table(ensemble, RANKINGS)
-    users = draw_users(fused, examples=params.report.examples, generator=np.random.default_rng(params.seed))
-    examples = examples_of(
-        users,
-        interactions=read_table(interactions, INTERACTIONS),
-        ensemble=fused,
-        items=read_table(items, ITEMS),
-    )
+    catalogue, ranks = read_table(items, ITEMS), read_table(per_user, PER_USER)
+    semantic_ids, resolved = read_table(ids, IDS), read_json(collisions)
+
+    ranked = rankings_of(measured, drawn)
+    members, shown = compared_of(ranked)
+    users = draw_users(ranks, examples=params.report.examples, generator=generator)
+    compared = {*users, *draw_users(ranks, examples=COMPARED_USERS, generator=generator)}
+    lists = pl.concat(_rows(path, RANKINGS, "user", compared) for path in (*rankings, ensemble)).unique()
+    among = draw_items(catalogue.height, generator=generator)
+    near = {name: _rows(path, VECTORS, "item", among.tolist()) for name, path in named_paths(vectors).items()}
     content = Content(
         about=About(
             system=params.system,
@@ -66,31 +93,73 @@ def main(
             seed=params.seed,
         ),
         sample=sample_of(drawn),
-        rankings=rankings_of(measured, drawn),
+        rankings=ranked,
+        cuts=read_json(curve),
+        slices=slices_of(read_json(slices)),
+        examples=examples_of(
+            users, interactions=read_table(interactions, INTERACTIONS), rankings=lists, names=shown, items=catalogue
+        ),
+        agreements=agreements_of(ranks, lists, catalogue, members=members, ensemble=ENSEMBLE),
+        ids=semantic_ids_of(
+            semantic_ids,
+            catalogue,
+            resolved,
+            codebook_size=params.quant.codebook_size,
+            levels=params.quant.levels,
+            generator=generator,
+        ),
+        neighbours=neighbours_of(
+            {name: table for name, table in near.items() if table.height},
+            semantic_ids,
+            catalogue,
+            generator=generator,
+        ),
+        curves=curves_of(
+            quantizer=_history(quantizer_history),
+            t5=history_of(read_json(t5_history)),
+            sequence=_history(sequence_history),
+        ),
         data=data_of(filtered),
-        dropped=dropped_of(filtered),
+        kept=kept_of(download=read_json(download), fetch=read_json(fetch), filtered=filtered, collisions=resolved),
         lacking=lacking_of(filtered),
         mismatches=mismatches_of(filtered),
-        codes=codes_of(read_json(collisions), read_table(ids, IDS)),
-        slices=slices_of(read_json(slices)),
-        examples=examples,
-        pictures=data_urls(_pictures(images, shown_keys(examples))),
+        origin=origin_of(
+            {name: read_json(path) for name, path in named_paths(records).items()},
+            params.model_dump(mode="json", exclude=NO_RESULT),
+            [
+                fingerprint(path)
+                for path in (images, items, interactions, *named_paths(vectors).values(), ids, *rankings, ensemble)
+            ],
+        ),
+        pictures=Pictures([], {}, frozenset()),
     )
-    for path, page in ((html, html_page(content)), (markdown, markdown_page(content))):
+    keys, left_out = wanted_first(shown_keys(content), frozenset(catalogue.filter("has_picture")["key"]))
+    found = _rows(images, IMAGES, "key", keys).drop_nulls("picture").select("key", "picture")
+    content = content._replace(pictures=pictures_of(dict(found.iter_rows()), left_out=left_out))
+    pages = {html: html_page(content, library=chart_library()), markdown: markdown_page(content)}
+    for path, page in pages.items():
         with whole_file(path) as partial:
             partial.write_text(page, encoding="utf-8")
 
 
-def _pictures(images: Path, keys: list[str]) -> dict[str, bytes]:
-    """Return the pictures of keys that there are; the others stay on disk.
+def _rows(path: Path, schema: Schema, column: str, wanted: Collection[object]) -> pl.DataFrame:
+    """Return the rows of a table that have one of the wanted values in a column; the others stay on disk.
 
-    Raises TableError where images is no table of pictures.
+    Raises TableError where path is no table of schema.
     """
     try:
-        wanted = pl.scan_parquet(images).filter(pl.col("key").is_in(keys), pl.col("picture").is_not_null())
-        return dict(wanted.select("key", "picture").collect(engine="streaming").iter_rows())
+        rows = pl.scan_parquet(path).filter(pl.col(column).is_in(list(wanted))).select(list(schema))
+        return rows.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise TableError(f"{images}: expected a table of pictures with key and picture: {error}") from error
+        raise TableError(f"{path}: expected a table with {', '.join(schema)}: {error}") from error
+
+
+def _history(path: Path) -> pl.DataFrame:
+    """Return the tab-separated values at path; raise TableError where it holds none."""
+    try:
+        return pl.read_csv(path, separator="\t", infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise TableError(f"{path}: expected tab-separated values: {error}") from error
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import typer
 from accelerate.state import AcceleratorState
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from tessera.compose import composed
+from tessera.runtime import command
 
 ROOT = Path(__file__).parents[1]
 _YAML = YAML(typ="safe", pure=True)
@@ -101,8 +101,7 @@ def run_stage(
             (folder / dependency).parent.mkdir(parents=True, exist_ok=True)
             (folder / dependency).symlink_to(inputs / dependency)
     write_params(folder / "params.yaml", changes, conf=conf, overrides=overrides)
-    app = typer.Typer()
-    app.command()(importlib.import_module(f"stages.{stage}").main)
+    app = command(importlib.import_module(f"stages.{stage}").main)
     _, _, *options = shlex.split(spec["cmd"])
     AcceleratorState._reset_state(reset_partial_state=True)  # a stage is a process of its own, but not here
     before = Path.cwd()

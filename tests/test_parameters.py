@@ -290,7 +290,7 @@ def written_given(usual, tmp_path_factory):
             known[name] = {
                 str(file.relative_to(folder)): file.read_bytes()
                 for file in sorted(folder.rglob("*"))
-                if file.is_file() and not file.is_symlink() and file.name != "params.yaml"
+                if file.is_file() and not file.is_symlink() and file.name not in ("params.yaml", "record.json")
             }
         return known[name]
 

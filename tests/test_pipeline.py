@@ -47,6 +47,7 @@ INFRASTRUCTURE = {
         "errors",
         "params",
         "places",
+        "records",
         "row_files",
         "runtime",
         "schemas",
@@ -57,6 +58,7 @@ HEAVY = ("torch", "transformers", "sklearn", "open_clip", "timm", "accelerate", 
 NEEDS_TORCH = {"train_quantizer", "resolve_collisions", "train_t5", "rank_items"}
 # What only says where to run cannot change a result.
 NOT_A_DEPENDENCY = {"device"}
+RUNNING = {"device", "launcher"}
 
 
 def imported_modules(source: Path) -> set[Path]:
@@ -92,6 +94,8 @@ def read_parameters(stage: str) -> set[str]:
     tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
     chains = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     inner = {id(node.value) for node in chains}
+    if any(ast.unparse(node) == "params.model_dump" for node in chains):  # all of them, to be shown
+        return expanded(set(Params.model_fields) - RUNNING)
     dotted = {
         ".".join(ast.unparse(node).split(".")[1:3]) for node in chains if id(node) not in inner and is_of_params(node)
     }

@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from tessera.errors import ParamsError, TesseraError
+from tessera.records import write_record
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,8 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", envvar="TESSERA_VERBOSE", help="Tell of every file that is read or written.")
 ]
 
+Record = Annotated[Path | None, typer.Option(help="To write: time, memory and versions of this run.")]
+
 console = Console(stderr=True, emoji=False)
 log = logging.getLogger("tessera")
 
@@ -41,7 +45,7 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
     logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, handlers=[_log_handler()])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     keep_freed_memory()
-    app = main if isinstance(main, typer.Typer) else _command(main)
+    app = main if isinstance(main, typer.Typer) else command(main)
     try:
         app()
     except TesseraError as error:
@@ -76,24 +80,30 @@ def _log_handler() -> logging.Handler:
     return handler
 
 
-def _command(main: Callable[..., None]) -> typer.Typer:
+def command(main: Callable[..., None]) -> typer.Typer:
+    """Return main, the function of a stage, as a command with the options that every stage has."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=sys.modules[main.__module__].__doc__)(_verbose(main))
+    app.command(help=sys.modules[main.__module__].__doc__)(_with_options(main))
     return app
 
 
-def _verbose(main: Callable[..., None]) -> Callable[..., None]:
-    """Return main with one more option, --verbose."""
+def _with_options(main: Callable[..., None]) -> Callable[..., None]:
+    """Return main with two more options: --verbose, and --record, what its run took, written once it has gone well."""
 
     @functools.wraps(main)
-    def command(*, verbose: Verbose = False, **given: object) -> None:
+    def whole(*, verbose: bool, record: Path | None, **options: Any) -> None:
         tell_more(verbose=verbose)
-        main(**given)
+        main(**options)
+        if record is not None and is_main_process():
+            write_record(record)
 
-    own = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
-    signature = inspect.signature(main)
-    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # type: ignore[attr-defined]
-    return command
+    own = inspect.signature(main)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, default, kind in (("record", None, Record), ("verbose", False, Verbose))
+    ]
+    whole.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    return whole
 
 
 def tell_more(*, verbose: bool) -> None:

@@ -1,13 +1,9 @@
-import math
-
-import polars as pl
 import pytest
 
 from tessera.errors import TableError
 from tessera.report.content import (
-    codes_of,
+    compared_of,
     data_of,
-    dropped_of,
     lacking_of,
     mismatches_of,
     promised,
@@ -15,7 +11,6 @@ from tessera.report.content import (
     sample_of,
     slices_of,
 )
-from tessera.schemas import IDS
 from tests.finished_run import FILTERED
 
 MEASURES = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
@@ -46,7 +41,6 @@ def test_rankings_by_hand():
     assert rankings["text"].valid == measures(0.15)
     bar = rankings["text"].bars["ndcg@10"]
     assert (bar.value, bar.low, bar.high) == pytest.approx((0.3, 0.2, 0.4))
-    assert (bar.share, bar.low_share, bar.high_share) == pytest.approx((0.6, 0.4, 0.8))  # the axis ends at 0.5
 
 
 def test_the_only_modality_is_final():
@@ -54,13 +48,12 @@ def test_the_only_modality_is_final():
     assert [ranking.is_final for ranking in rankings_of(evaluated(**values), drawn(**values))] == [True, False]
 
 
-def test_nothing_found_draws_no_bars():
+def test_nothing_found_is_no_times_popularity():
     values = {"text": 0.0, "popularity": 0.0, "final": 0.0}
     none = drawn(**values)
     none["intervals"] = {name: {measure: [0.0, 0.0] for measure in MEASURES} for name in values}
     text = rankings_of(evaluated(**values), none)[0]
     assert text.times_floor is None
-    assert text.bars["hr@10"].share == 0
 
 
 @pytest.mark.parametrize("missing", ["final", "popularity", "valid"])
@@ -68,6 +61,18 @@ def test_a_missing_name_is_told(missing):
     document = {name: values for name, values in evaluated(**BOTH).items() if name != missing}
     with pytest.raises(TableError, match=f"evaluate: expected .*, found no {missing}"):
         rankings_of(document, drawn(**BOTH))
+
+
+@pytest.mark.parametrize(
+    ("values", "compared"),
+    [
+        (BOTH, (["text", "image"], ["text", "image", "ensemble"])),
+        ({"text": 0.3, "popularity": 0.1, "final": 0.3}, (["text"], ["text"])),
+        ({"popularity": 0.1, "final": 0.1}, ([], ["popularity"])),
+    ],
+)
+def test_what_is_compared_and_what_a_user_is_shown(values, compared):
+    assert compared_of(rankings_of(evaluated(**values), drawn(**values))) == compared
 
 
 def test_sample():
@@ -104,53 +109,18 @@ def test_slices_by_hand():
     frequency, history = slices_of(records)
     assert [(part.name, part.users, part.is_small) for part in frequency.parts] == [("0", 99, True), ("1+", 100, False)]
     assert frequency.parts[1].values == {"text": 0.2, "popularity": 0.4}
-    assert frequency.parts[1].shares == {"text": 0.5, "popularity": 1.0}
-    assert history.parts[0].shares == {"text": 0.0}
-
-
-def test_codes_by_hand():
-    codes = [[0, 1], [0, 2], [0, 3], [1, 4]]
-    rows = [(item, "text", each, each, item < 1) for item, each in enumerate(codes)]
-    rows += [(0, "image", [5], [5], False)]
-    ids = pl.DataFrame(rows, schema=IDS, orient="row")
-    rates = {"collision_rate_before": 25.0, "collision_rate_after": 0.0}
-    text, image = codes_of({"text": rates, "image": rates}, ids)
-    assert (text.modality, text.before, text.after, text.moved) == ("text", 25.0, 0.0, 1)
-    assert [level.sizes for level in text.levels] == [[3, 1], [1, 1, 1, 1]]
-    assert [level.codes_used for level in text.levels] == [2, 4]
-    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert [level.perplexity for level in text.levels] == pytest.approx([math.exp(entropy), 4])
-    assert [level.sizes for level in image.levels] == [[1]]
-
-
-def test_ids_of_unequal_length_have_their_levels():
-    rows = [(0, "text", [0, 1, 0], [0, 1], True), (1, "text", [0, 1], [0, 1], False)]
-    (text,) = codes_of(
-        {"text": {"collision_rate_before": 50.0, "collision_rate_after": 0.0}},
-        pl.DataFrame(rows, schema=IDS, orient="row"),
-    )
-    assert [level.sizes for level in text.levels] == [[2], [2], [1]]
-
-
-def test_a_modality_without_rates_is_told():
-    ids = pl.DataFrame([(0, "text", [1], [1], False)], schema=IDS, orient="row")
-    with pytest.raises(TableError, match=r"collisions: expected text\.collision_rate_before, found no text"):
-        codes_of({}, ids)
+    assert history.parts[0].values == {"text": 0.0}
 
 
 def test_data():
     assert data_of(FILTERED)._asdict() == {name: FILTERED[name] for name in data_of(FILTERED)._fields}
-    assert dropped_of(FILTERED) == [
-        ("an item that the user had before", 0, 0, 17),
-        ("fewer than k interactions", 4, 0, 1234),
-    ]
     assert lacking_of(FILTERED) == {"image": 3}
     assert mismatches_of(FILTERED) == {"items": (41, 40)}
 
 
 def test_a_filter_that_tells_no_more_than_it_must():
     bare = {name: FILTERED[name] for name in data_of(FILTERED)._fields}
-    assert (dropped_of(bare), lacking_of(bare), mismatches_of(bare)) == ([], {}, {})
+    assert (lacking_of(bare), mismatches_of(bare)) == ({}, {})
     del bare["tie_rate"]
     with pytest.raises(TableError, match="filter: expected tie_rate"):
         data_of(bare)

@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tessera.report.examples import SHOWN_HISTORY, SHOWN_RANKING, draw_users, examples_of, shown_keys
+from tessera.report.examples import SHOWN_HISTORY, SHOWN_RANKING, draw_users, examples_of
 from tessera.schemas import INTERACTIONS, RANKINGS
 from tests.finished_run import key_of, shop_items
 
@@ -29,16 +29,18 @@ SHOP = interactions({3: [5, 6, 7, 8], 4: [*LONG, 20, 21]})
 LISTS = ensemble({3: [9, 8, 5], 4: list(range(22, 36))})
 
 
-def examples(users, *, interactions=SHOP, ensemble=LISTS):
-    return examples_of(users, interactions=interactions, ensemble=ensemble, items=shop_items())
+def examples(users, *, interactions=SHOP, rankings=LISTS, names=("ensemble",)):
+    return examples_of(users, interactions=interactions, rankings=rankings, names=names, items=shop_items())
 
 
 def test_by_hand():
     (example,) = examples([3])
-    assert (example.user, example.earlier, example.rank, example.length) == (3, 0, 2, 3)
+    (ranked,) = example.recommended
+    assert (example.user, example.earlier, ranked.ranking, ranked.rank, ranked.length) == (3, 0, "ensemble", 2, 3)
+    assert ranked.is_hit
     assert [entry.title for entry in example.history] == ["Thing 5", "Thing 6", "Thing 7"]
     assert example.target.key == key_of(8)
-    assert [(entry.key, entry.is_target, entry.is_seen) for entry in example.recommended] == [
+    assert [(entry.key, entry.is_target, entry.is_seen) for entry in ranked.entries] == [
         (key_of(9), False, False),
         (key_of(8), True, False),
         (key_of(5), False, True),
@@ -49,23 +51,34 @@ def test_long_lists_are_cut_to_the_latest_and_the_best():
     (example,) = examples([4])
     assert [entry.key for entry in example.history] == [key_of(item) for item in [*LONG, 20]][-SHOWN_HISTORY:]
     assert example.earlier == 13 - SHOWN_HISTORY
-    assert [entry.key for entry in example.recommended] == [key_of(22 + place) for place in range(SHOWN_RANKING)]
-    assert (example.rank, example.length) == (None, 14)
+    (ranked,) = example.recommended
+    assert [entry.key for entry in ranked.entries] == [key_of(22 + place) for place in range(SHOWN_RANKING)]
+    assert (ranked.rank, ranked.length, ranked.is_hit) == (None, 14, False)
 
 
 def test_a_hit_below_what_is_shown_still_has_its_rank():
-    (example,) = examples([4], ensemble=ensemble({4: [*range(22, 33), 21]}))
-    assert example.rank == 12
-    assert not any(entry.is_target for entry in example.recommended)
+    (example,) = examples([4], rankings=ensemble({4: [*range(22, 33), 21]}))
+    (ranked,) = example.recommended
+    assert (ranked.rank, ranked.is_hit) == (12, False)
 
 
 def test_the_validation_list_is_not_shown():
     both = pl.concat([ensemble({3: [30, 31]}, split="valid"), LISTS])
-    assert examples([3], ensemble=both) == examples([3])
+    assert examples([3], rankings=both) == examples([3])
 
 
-def test_shown_keys():
-    assert shown_keys(examples([3])) == [key_of(item) for item in (5, 6, 7, 8, 9)]
+def test_entries_are_all_that_is_shown():
+    assert {entry.key for entry in examples([3])[0].entries} == {key_of(item) for item in (5, 6, 7, 8, 9)}
+
+
+def test_each_ranking_is_shown_in_its_order_also_one_that_has_nothing_for_the_user():
+    text = ensemble({3: [8]}).with_columns(modality=pl.lit("text"))
+    (example,) = examples([3], rankings=pl.concat([LISTS, text]), names=("text", "image", "ensemble"))
+    assert [(each.ranking, each.rank, each.length) for each in example.recommended] == [
+        ("text", 1, 1),
+        ("image", None, 0),
+        ("ensemble", 2, 3),
+    ]
 
 
 def draw(number, *, seed=0):

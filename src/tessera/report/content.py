@@ -1,13 +1,10 @@
 """What the report says, as plain values: what the metrics hold, in the order and the words of the page.
 
-Letters: N items, L levels. Names that the stages promise are required; what a file holds beyond them is left out.
+Names that the stages promise are required; what a file holds beyond them is left out.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
-
-import polars as pl
 
 from tessera.errors import TableError
 
@@ -21,20 +18,14 @@ DRAWN: Final = ("hr@10", "ndcg@10")
 #: Of a slice with fewer users the page says that it is small.
 FEW_USERS: Final = 100
 
-#: The ranking that every system has to beat, and the name of what the system recommends.
+#: The ranking that every system has to beat, that of all others together, and the name of what the system recommends.
 FLOOR: Final = "popularity"
+ENSEMBLE: Final = "ensemble"
 FINAL: Final = "final"
 
 _KINDS: Final = {
     "target_frequency": "interactions of the item to be found, in training",
     "history_length": "items in the user's history",
-}
-
-_REASONS: Final = {
-    "below_min_rating": "rated too low",
-    "repeats": "an item that the user had before",
-    "k_core": "fewer than k interactions",
-    "k_core_of_rest": "fewer than k after that",
 }
 
 
@@ -50,14 +41,11 @@ class About(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A value and its interval, and how far along the axis they reach: 0 to 1."""
+    """A value and its interval."""
 
     value: float
-    share: float
     low: float
     high: float
-    low_share: float
-    high_share: float
 
 
 class Ranking(NamedTuple):
@@ -78,7 +66,6 @@ class Slice(NamedTuple):
     users: int
     is_small: bool
     values: Mapping[str, float]  # HR@10 by ranking
-    shares: Mapping[str, float]  # the same along the axis: 0 to 1
 
 
 class Slices(NamedTuple):
@@ -86,33 +73,6 @@ class Slices(NamedTuple):
 
     kind: str
     parts: list[Slice]
-
-
-class Level(NamedTuple):
-    """How the codes of a level are used."""
-
-    codes_used: int
-    perplexity: float
-    sizes: list[int]  # items that have each code, the most used first
-
-
-class Codes(NamedTuple):
-    """The semantic IDs of a modality."""
-
-    modality: str
-    before: float  # collision rate in per cent: (items - distinct IDs) / items
-    after: float
-    moved: int
-    levels: list[Level]
-
-
-class Dropped(NamedTuple):
-    """What a step of the filter took."""
-
-    reason: str
-    users: int
-    items: int
-    interactions: int
 
 
 class Sample(NamedTuple):
@@ -152,25 +112,26 @@ def rankings_of(evaluate: Document, intervals: Document) -> list[Ranking]:
     final = promised(evaluate, FINAL, file="evaluate")
     floor = promised(evaluate, FLOOR, "hr@10", file="evaluate")
     names = [name for name, values in evaluate.items() if name != FINAL and DRAWN[0] in values]
-    chosen = "ensemble" if "ensemble" in names else next(name for name in names if evaluate[name] == final)
+    chosen = ENSEMBLE if ENSEMBLE in names else next(name for name in names if evaluate[name] == final)
     bounds = {name: promised(intervals, "intervals", name, file="intervals") for name in names}
-    longest = {measure: max(bounds[name][measure][1] for name in names) or 1.0 for measure in DRAWN}
     return [
         Ranking(
             name=name,
             is_final=name == chosen,
             test=evaluate[name],
             valid=promised(evaluate, "valid", name, file="evaluate"),
-            bars={each: _bar(evaluate[name][each], bounds[name][each], longest[each]) for each in DRAWN},
+            bars={each: Bar(evaluate[name][each], *bounds[name][each]) for each in DRAWN},
             times_floor=evaluate[name]["hr@10"] / floor if floor else None,
         )
         for name in names
     ]
 
 
-def _bar(value: float, interval: Sequence[float], longest: float) -> Bar:
-    low, high = interval
-    return Bar(value, value / longest, low, high, low / longest, high / longest)
+def compared_of(rankings: Sequence[Ranking]) -> tuple[list[str], list[str]]:
+    """Return the rankings that modalities or other members made, and those to show a user: these and what is final."""
+    members = [ranking.name for ranking in rankings if ranking.name not in (FLOOR, ENSEMBLE)]
+    final = next(ranking.name for ranking in rankings if ranking.is_final)
+    return members, [*members, *([final] if final not in members else [])]
 
 
 def sample_of(intervals: Document) -> Sample:
@@ -190,57 +151,17 @@ def slices_of(records: Sequence[Document]) -> list[Slices]:
 
 
 def _slices(kind: str, records: Sequence[Document]) -> Slices:
-    longest = max(record["hr@10"] for record in records) or 1.0
     users = {record["slice"]: record["users"] for record in records}
     parts = []
     for name, count in users.items():
         values = {record["ranking"]: record["hr@10"] for record in records if record["slice"] == name}
-        shares = {ranking: value / longest for ranking, value in values.items()}
-        parts.append(Slice(name, count, is_small=count < FEW_USERS, values=values, shares=shares))
+        parts.append(Slice(name, count, is_small=count < FEW_USERS, values=values))
     return Slices(_KINDS.get(kind, kind.replace("_", " ")), parts)
-
-
-def codes_of(collisions: Document, ids: pl.DataFrame) -> list[Codes]:
-    """Return how the semantic IDs of each modality in ids (modality, codes, moved) came out."""
-    return [
-        Codes(
-            modality=modality,
-            before=promised(collisions, modality, "collision_rate_before", file="collisions"),
-            after=promised(collisions, modality, "collision_rate_after", file="collisions"),
-            moved=int(ids.filter(modality=modality)["moved"].sum()),
-            levels=_levels(ids.filter(modality=modality)["codes"]),
-        )
-        for modality in ids["modality"].unique(maintain_order=True)
-    ]
-
-
-def _levels(codes: pl.Series) -> list[Level]:
-    """Return how codes (N lists of up to L) are used at each level."""
-    levels = []
-    for level in range(int(codes.list.len().to_numpy().max())):
-        at_level = codes.list.get(level, null_on_oob=True).drop_nulls()
-        sizes = at_level.value_counts(sort=True)["count"].to_list()
-        shares = [size / len(at_level) for size in sizes]
-        entropy = -sum(share * math.log(share) for share in shares)
-        levels.append(Level(len(sizes), math.exp(entropy), sizes))
-    return levels
 
 
 def data_of(filtered: Document) -> Data:
     """Return what the filter left."""
     return Data(**{name: promised(filtered, name, file="filter") for name in Data._fields})
-
-
-def dropped_of(filtered: Document) -> list[Dropped]:
-    """Return what each step of the filter took, in the order of the steps; steps that took nothing are left out."""
-    return [
-        Dropped(
-            _REASONS.get(reason, reason.replace("_", " ")),
-            **{name: sizes[name] for name in ("users", "items", "interactions")},
-        )
-        for reason, sizes in filtered.get("dropped", {}).items()
-        if any(sizes.values())
-    ]
 
 
 def lacking_of(filtered: Document) -> dict[str, int]:

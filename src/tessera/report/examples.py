@@ -1,5 +1,6 @@
-"""A few users as they are: what they had, what they were recommended, and what they took next."""
+"""A few users as they are: what they had, what each ranking recommends them, and what they took next."""
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,6 +20,20 @@ class Entry(NamedTuple):
     is_seen: bool  # in the history before the target
 
 
+class Recommended(NamedTuple):
+    """What a ranking recommends a user."""
+
+    ranking: str
+    rank: int | None  # of the target in the ranking, None where it is not there
+    length: int  # of the ranking
+    entries: list[Entry]  # the first of the ranking, rank 1 first
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the target is among the items that are shown."""
+        return any(entry.is_target for entry in self.entries)
+
+
 class Example(NamedTuple):
     """A user's test case."""
 
@@ -26,9 +41,12 @@ class Example(NamedTuple):
     history: list[Entry]  # the latest items before the target, in the user's order
     earlier: int  # items before those
     target: Entry
-    rank: int | None  # of the target in the ranking, None where it is not there
-    length: int  # of the ranking
-    recommended: list[Entry]  # the first of the ranking, rank 1 first
+    recommended: list[Recommended]  # in the order of the rankings, that of the system last
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All that is shown."""
+        return [*self.history, self.target, *(entry for each in self.recommended for entry in each.entries)]
 
 
 def draw_users(ensemble: pl.DataFrame, *, examples: int, generator: np.random.Generator) -> list[int]:
@@ -42,20 +60,23 @@ def draw_users(ensemble: pl.DataFrame, *, examples: int, generator: np.random.Ge
 
 
 def examples_of(
-    users: list[int], *, interactions: pl.DataFrame, ensemble: pl.DataFrame, items: pl.DataFrame
+    users: list[int], *, interactions: pl.DataFrame, rankings: pl.DataFrame, names: Sequence[str], items: pl.DataFrame
 ) -> list[Example]:
     """Return the test case of each user.
 
-    interactions has user, item, position and split; ensemble has split, user, rank and item; items has item, key and
-    title.
+    interactions has user, item, position and split; rankings has split, user, modality, rank and item, and of its
+    modalities those of names are shown, in that order; items has item, key and title.
     """
     named = items.select("item", "key", "title")
     histories = interactions.filter(pl.col("user").is_in(users)).join(named, on="item").sort("position")
-    rankings = ensemble.filter(pl.col("user").is_in(users), split="test").join(named, on="item").sort("rank")
-    return [_example(user, history=histories.filter(user=user), ranking=rankings.filter(user=user)) for user in users]
+    lists = rankings.filter(pl.col("user").is_in(users), split="test").join(named, on="item").sort("rank")
+    return [
+        _example(user, history=histories.filter(user=user), lists=lists.filter(user=user), names=names)
+        for user in users
+    ]
 
 
-def _example(user: int, *, history: pl.DataFrame, ranking: pl.DataFrame) -> Example:
+def _example(user: int, *, history: pl.DataFrame, lists: pl.DataFrame, names: Sequence[str]) -> Example:
     target = history.filter(split="test").row(0, named=True)
     before = history.filter(pl.col("position") < target["position"])
     seen = set(before["item"])
@@ -66,19 +87,15 @@ def _example(user: int, *, history: pl.DataFrame, ranking: pl.DataFrame) -> Exam
             for item, key, title in table.select("item", "key", "title").iter_rows()
         ]
 
-    ranks = ranking.filter(item=target["item"])["rank"].to_list()
+    def recommended(name: str) -> Recommended:
+        ranking = lists.filter(modality=name)
+        ranks = ranking.filter(item=target["item"])["rank"].to_list()
+        return Recommended(name, ranks[0] if ranks else None, ranking.height, entries(ranking.head(SHOWN_RANKING)))
+
     return Example(
         user=user,
         history=entries(before.tail(SHOWN_HISTORY)),
         earlier=max(0, before.height - SHOWN_HISTORY),
         target=Entry(target["key"], target["title"], is_target=True, is_seen=target["item"] in seen),
-        rank=ranks[0] if ranks else None,
-        length=ranking.height,
-        recommended=entries(ranking.head(SHOWN_RANKING)),
+        recommended=[recommended(name) for name in names],
     )
-
-
-def shown_keys(examples: list[Example]) -> list[str]:
-    """Return the keys of the items that the examples show, each once."""
-    entries = (entry for each in examples for entry in (*each.history, each.target, *each.recommended))
-    return sorted({entry.key for entry in entries})

@@ -1,0 +1,29 @@
+import polars as pl
+
+from tessera.report.curves import CURVE_POINTS, curves_of, history_of, points_of
+
+NOTHING = pl.DataFrame({"epoch": []})
+
+
+def test_what_a_history_holds_is_drawn_and_nothing_else():
+    t5 = history_of([{"epoch": 1, "train_loss": 2.0, "valid_loss": 3.0}, {"epoch": 2, "train_loss": 1.0}])
+    (loss,) = curves_of(quantizer=NOTHING, t5=t5, sequence=NOTHING)
+    assert (loss.title, loss.points) == (
+        "T5: loss",
+        [("training", 1, 2.0), ("training", 2, 1.0), ("validation", 1, 3.0)],
+    )
+    assert curves_of(quantizer=NOTHING, t5=history_of([]), sequence=NOTHING) == []
+
+
+def test_both_trainings():
+    quantizer = pl.DataFrame({"epoch": [1], "total": [3.0], "rq": [1.0], "recon": [2.0], "con": [4.0], "align": [5.0]})
+    t5 = history_of([{"epoch": 1, "train_loss": 2.0, "valid_hr@10": 0.5}])
+    titles = [each.title for each in curves_of(quantizer=quantizer, t5=t5, sequence=NOTHING)]
+    assert titles == ["Quantizer: loss", "Quantizer: contrast between modalities", "T5: loss", "T5: validation"]
+
+
+def test_long_histories_keep_their_first_and_last_epoch():
+    history = pl.DataFrame({"epoch": range(1, 1001), "loss": range(1000)})
+    points = points_of(history, "loss", "loss")
+    assert len(points) <= CURVE_POINTS + 1
+    assert (points[0].epoch, points[-1].epoch) == (1, 1000)
