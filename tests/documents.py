@@ -38,3 +38,8 @@ def commands_of(page: Path) -> list[Command]:
     lines = page.read_text().replace("\\\n", " ").splitlines()
     indented = [_COMMENT.sub("", line).strip() for line in lines if line.startswith("    ")]
     return [Command(page.name, " ".join(line.split())) for line in indented if _PROGRAMS.match(f"{line} ")]
+
+
+def uses_a_model(command: Command) -> bool:
+    """Whether a command recommends, looks around, adds items or exports: tests/using/test_commands.py runs these."""
+    return command.words[:1] == ["tessera"] and command.words[1] in {"recommend", "similar", "add-items", "export"}

@@ -16,7 +16,7 @@ from tessera.artifacts import read_json, read_table
 from tessera.compose import composed
 from tessera.params import Params, parsed_section
 from tessera.schemas import IDS, IMAGES, ITEMS, RAW_ITEMS, REVIEWS
-from tests.documents import PAGES, commands_of
+from tests.documents import PAGES, commands_of, uses_a_model
 from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
 
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
@@ -63,6 +63,7 @@ ELSEWHERE = {
     "make test": ".ci/run",
     "tessera experiments run demo": "tests/experiments/test_commands.py",
     "tessera experiments show demo": "tests/experiments/test_commands.py",
+    **{command.text: "tests/using/test_commands.py" for command in COMMANDS if uses_a_model(command)},
 }
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from tessera import cli
 from tessera.using.recommender import RECOMMENDATIONS, Recommender
+from tests.documents import PAGES, commands_of, uses_a_model
 from tests.recommended import histories
 from tests.using.conftest import HOSTILE
 
@@ -195,45 +195,33 @@ def test_an_export_has_no_users(tessera, tmp_path):
     assert "found an export, which has none" in " ".join(complaint.split())
 
 
-def blocks(page: str) -> list[str]:
-    """The indented blocks of a page of docs."""
-    found = re.findall(r"(?:^ {4}.*\n(?:\n(?= {4}))?)+", page, flags=re.MULTILINE)
-    return ["\n".join(line[4:] for line in block.splitlines()) for block in found]
-
-
-def test_every_command_of_the_docs_runs(copied, tessera, keys, new_items):
-    """In the order of the page, in one folder, on keys and files that this shop has."""
-    page = (ROOT / "docs" / "using.md").read_text()
-    users = pl.read_parquet(copied / "data/filter_reviews/users.parquet")["key"]
-    stands_for = {"BPKBIV0UDB": keys[0], "B02HK71Q55": keys[1], "A00D4XH31P": users[0], "NEW1": "NEW1"}
+def test_every_command_of_the_documents_runs(copied, tessera, keys, new_items):
+    """One after the other, in one folder, on keys and files that this shop has; and then the lines of Python."""
+    user = pl.read_parquet(copied / "data/filter_reviews/users.parquet")["key"][0]
+    stands_for = {"BPKBIV0UDB": keys[0], "B02HK71Q55": keys[1], "A00D4XH31P": user}
     (copied / "shoppers.csv").write_text(f"user,item,timestamp\nann,{keys[0]},2024-01-02\nann,{keys[1]},2024-01-03\n")
-    for file in new_items.parent.iterdir():
-        (copied / ("new-" * (file.suffix == ".jsonl") + file.name)).write_bytes(file.read_bytes())
-    text = "\n".join(blocks(page))
+    (copied / "one.jpg").write_bytes((new_items.parent / "one.jpg").read_bytes())
+    (copied / "new-items.jsonl").write_bytes(new_items.read_bytes())
+    pages = sorted(PAGES, key=lambda page: page.name != "using.md")  # the others only show some of it again
+    commands = list(dict.fromkeys(command for page in pages for command in commands_of(page) if uses_a_model(command)))
+    assert {command.words[1] for command in commands} == {"recommend", "similar", "add-items", "export"}
+    for command in commands:
+        arguments = [replaced(word, stands_for) for word in command.words[1:]]
+        status, _, complaint = tessera(*arguments, inside=copied)
+        assert not status, f"{command.text}: {complaint}"
+    for page in ("docs/using.md", "README.md"):
+        lines = (ROOT / page).read_text().splitlines()
+        start = lines.index("    from tessera import Recommender")
+        code = "\n".join(line.strip() for line in lines[start : start + 3])
+        assert "recommend([" in code
+        exec(compile(replaced(code, stands_for), page, "exec"), {})
+
+
+def replaced(text: str, stands_for: dict[str, str]) -> str:
     for known, own in stands_for.items():
         text = text.replace(known, own)
-    commands = [line for line in text.splitlines() if line.startswith("tessera ")]
-    assert len(commands) >= 8
-    for command in commands:
-        _, *arguments = shlex.split(command, comments=True)
-        status, _, complaint = tessera(*arguments, inside=copied)
-        assert not status, f"{command}: {complaint}"
-    code = "\n".join(block for block in blocks(text_of(page, stands_for)) if block.startswith(("from ", ">>> ")))
-    assert "Recommender.load" in code
-    exec(compile(code, "docs/using.md", "exec"), {})
+    return text
 
 
-def text_of(page: str, stands_for: dict[str, str]) -> str:
-    for known, own in stands_for.items():
-        page = page.replace(known, own)
-    return page
-
-
-def test_the_readme_shows_commands_of_the_page_and_links_it():
-    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/using.md"))
-    section = readme[readme.index("## Using the model") : readme.index("## Measured results")]
-    assert "(docs/using.md)" in section
-    shown = [line.split("  ")[0] for block in blocks(section) for line in block.splitlines()]
-    assert len(shown) >= 6
-    for line in shown:
-        assert line.replace(" --model shop", "") in page, line
+def test_the_readme_links_the_page():
+    assert "(docs/using.md)" in (ROOT / "README.md").read_text()
