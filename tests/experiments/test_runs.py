@@ -23,7 +23,8 @@ def table(**rows):
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_of_the_projects_tables_is_valid(name):
     known = load_table(ROOT / "experiments", name)
-    plans, refusals = plan_runs(known, conf=CONF, settings=[])
+    settings = [f"dataset.path={ROOT}"] if "folder" in known.datasets else []  # which the user has to name
+    plans, refusals = plan_runs(known, conf=CONF, settings=settings)
     assert refusals == []
     wanted = {
         (row, dataset) for row in known.rows for dataset in known.datasets if known.rows[row].overrides is not None
