@@ -61,9 +61,8 @@ SECONDS = 300
 ELSEWHERE = {
     "make repro": ".ci/run",
     "make test": ".ci/run",
-    "tessera experiments run demo": "tests/experiments/test_commands.py",
-    "tessera experiments show demo": "tests/experiments/test_commands.py",
-    **{command.text: "tests/using/test_commands.py" for command in COMMANDS if uses_a_model(command)},
+    **{c.text: "tests/experiments/test_commands.py" for c in COMMANDS if c.text.startswith("tessera experiments ")},
+    **{c.text: "tests/using/test_commands.py" for c in COMMANDS if uses_a_model(c)},
 }
 
 
