@@ -67,10 +67,10 @@ KNOBS = {
     "text.swapped": Knob(0.2),
     "text.noise": Knob(0.2),
     "text.seed": Knob(1, {"text.noise": 0.2}),
-    "image.missing": Knob(0.2),
+    "image.missing": Knob(0.2, RQ_DINO),
     "image.swapped": Knob(0.2),
     "image.noise": Knob(0.2),
-    "image.seed": Knob(1, {"image.noise": 0.2}),
+    "image.seed": Knob(1, RQ_DINO | {"image.missing": 0.2}),
     "distill.size": Knob(24, RQ_DINO),
     "distill.patch": Knob(8, RQ_DINO),
     "distill.width": Knob(8, RQ_DINO),
@@ -197,6 +197,8 @@ LATER = {
     "quant.codebook_size": ("train_quantizer", Knob(8)),
     "quant.alpha": ("train_quantizer", Knob(0.5)),
     "quant.replace_dead_after": ("train_quantizer", Knob(0)),
+    "image.missing": ("embed_images", Knob(0.2)),
+    "image.seed": ("embed_images", Knob(1, {"image.noise": 0.2})),
 }
 
 #: Parameters that need a server, a model or a file of the test's own, and those that must not change a result: each

@@ -123,7 +123,14 @@ def test_ids_are_the_codes_that_its_metrics_tell_of(distill, tables, tmp_path, p
     """Through embed_images and resolve_collisions; items without a picture take no part and still have an ID."""
     folder = distill({"distill.epochs": 4})
     params = params_file(RQ_DINO | {"distill.epochs": 4})
-    embed(**tables, backbone=folder / "backbone", vectors=tmp_path / "v", metrics=tmp_path / "m", params_file=params)
+    embed(
+        **tables,
+        backbone=folder / "backbone",
+        vectors=tmp_path / "v",
+        encoder=tmp_path / "e",
+        metrics=tmp_path / "m",
+        params_file=params,
+    )
     resolve(
         vectors=[f"image={tmp_path / 'v'}"],
         quantizer=tmp_path / "nowhere",
