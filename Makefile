@@ -28,7 +28,7 @@ repro: setup ## Run the pipeline; what is up to date is not run again.
 	tessera show
 
 test: setup ## Run the tests.
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4
 
 bench: setup ## Compare each heavy step with a peer; the figures go to benchmarks/results.
 	for name in $(BENCHMARKS); do python benchmarks/$$name.py $(BENCH) --json benchmarks/results/$$name.json || exit 1; done

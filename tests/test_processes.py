@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from tessera.artifacts import read_json, read_table
@@ -91,16 +92,21 @@ def test_a_training_that_was_killed_ends_like_one_that_was_not(beside):
 
 
 def test_two_processes_train_and_rank_as_one_does(beside):
-    """Two processes share the batches, and the users without loss."""
+    """Two processes share the batches, and the users without loss.
+
+    Losses are the same but for rounding. A weight whose gradient is next to nothing may be an Adam step apart: the step
+    is as long whatever the gradient's size.
+    """
     one, two = beside("one"), beside("two")
     finish("train_t5", one, {})
     finish("train_t5", two, {}, launcher=TORCHRUN)
     alone, together = load_file_of(one), load_file_of(two)
     assert alone.keys() == together.keys()
-    assert all(alone[name].allclose(together[name], atol=1e-3) for name in alone)
+    step = read_params(one)["t5"]["lr"]
+    assert all(alone[name].allclose(together[name], atol=step) for name in alone)
     histories = [read_json(folder / "data/train_t5/history.json") for folder in (one, two)]
     for epoch_alone, epoch_together in zip(*histories, strict=True):
-        assert epoch_together == pytest.approx(epoch_alone, rel=1e-3)
+        assert epoch_together == pytest.approx(epoch_alone, rel=1e-4)
 
     (two / "data/rank_items").mkdir()
     checkpoint = two / "data/train_t5/checkpoint"
@@ -120,6 +126,10 @@ def test_two_processes_align_modalities(beside):
     finish("train_t5", folder, {"t5.lambda_implicit": 0.1, "t5.accumulation": 2}, launcher=TORCHRUN)
     losses = [row["implicit_loss"] for row in read_json(folder / "data/train_t5/history.json")]
     assert 0 < losses[-1] < losses[0]
+
+
+def read_params(folder: Path) -> dict:
+    return YAML(typ="safe", pure=True).load(folder / "params.yaml")
 
 
 def load_file_of(folder: Path) -> dict:
