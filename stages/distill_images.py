@@ -7,7 +7,7 @@ from typing import Annotated
 import polars as pl
 import typer
 
-from tessera.artifacts import read_table, whole_file, whole_folder, write_json, write_table
+from tessera.artifacts import read_table, whole_folder, write_json, write_table, write_tsv
 from tessera.params import PARAMS_FILE, load_params
 from tessera.places import found_at_home
 from tessera.row_files import picture_rows
@@ -68,8 +68,7 @@ def main(
     with whole_folder(backbone) as folder:
         save_backbone(fitted.backbone, folder)
     write_table(codebooks, codebook_table(fitted.codebooks), CODEBOOKS)
-    with whole_file(history) as partial_file:
-        fitted.history.write_csv(partial_file, separator="\t")
+    write_tsv(history, fitted.history)
     losses = {f"{when}_{name}": fitted.history[name][row] for name in ("loss", "dino", "rq") for when, row in ENDS}
     write_json(metrics, counts | losses | {"levels": {str(n): level._asdict() for n, level in enumerate(usage)}})
 
@@ -83,8 +82,7 @@ def write_nothing(backbone: Path, codebooks: Path, history: Path, metrics: Path)
     with whole_folder(backbone) as folder:
         write_json(folder / "config.json", {"backbone": "none"})
     write_table(codebooks, pl.DataFrame(schema=CODEBOOKS), CODEBOOKS)
-    with whole_file(history) as partial_file:
-        partial_file.write_text("epoch\n")
+    write_tsv(history, pl.DataFrame(schema=["epoch"]))
     write_json(metrics, {"pictures": 0})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from tessera.artifacts import read_table, whole_file, whole_folder, write_json, write_table
+from tessera.artifacts import read_table, whole_folder, write_json, write_table, write_tsv
 from tessera.items.vectors import Vectors, fill_absent, vector_metrics, vector_table
 from tessera.params import PARAMS_FILE, load_params
 from tessera.recommender.corpus import histories
@@ -57,8 +57,7 @@ def main(
     with whole_folder(encoder) as folder:
         save_encoder(fitted.encoder, folder)
     write_table(vectors, vector_table(items, filled), VECTORS)
-    with whole_file(history) as partial_file:
-        fitted.history.write_csv(partial_file, separator="\t")
+    write_tsv(history, fitted.history)
     write_json(metrics, vector_metrics(filled) | fitted.history.row(-1, named=True))
 
 
@@ -67,8 +66,7 @@ def write_nothing(encoder: Path, vectors: Path, history: Path, metrics: Path) ->
     with whole_folder(encoder) as folder:
         write_json(folder / "config.json", {"kind": "none"})
     write_table(vectors, pl.DataFrame(schema=VECTORS), VECTORS)
-    with whole_file(history) as partial_file:
-        partial_file.write_text("epoch\n")
+    write_tsv(history, pl.DataFrame(schema=["epoch"]))
     write_json(metrics, {"items": 0})
 
 

@@ -14,6 +14,7 @@ import polars as pl
 import typer
 
 from tessera.artifacts import read_table, write_json, write_table
+from tessera.measures import FINAL
 from tessera.params import PARAMS_FILE, load_params
 from tessera.recommender.fusion import ENSEMBLE, fuse
 from tessera.recommender.metrics import (
@@ -29,8 +30,6 @@ from tessera.recommender.popularity import POPULARITY, rank_by_popularity
 from tessera.recommender.targets import check_rankings, doubts, find_targets, target_ranks
 from tessera.runtime import log, run
 from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS
-
-FINAL = "final"
 
 #: Keys of the metrics beside the rankings.
 RESERVED = (ENSEMBLE, POPULARITY, FINAL, "valid", "cold", "warm")

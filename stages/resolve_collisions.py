@@ -9,7 +9,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from tessera.artifacts import named_paths, read_table, whole_file, write_json, write_table
+from tessera.artifacts import named_paths, read_table, write_json, write_table, write_tsv
 from tessera.codes.absent import lend_paths
 from tessera.codes.collisions import resolve
 from tessera.codes.encoding import encode
@@ -92,8 +92,7 @@ def write(
 ) -> None:
     """Write what the modalities have, each list an entry a modality."""
     write_table(ids, pl.concat([pl.DataFrame(schema=IDS), *tables]), IDS)
-    with whole_file(code_usage) as partial:
-        pl.concat([pl.DataFrame(schema=USAGE), *used]).write_csv(partial, separator="\t")
+    write_tsv(code_usage, pl.concat([pl.DataFrame(schema=USAGE), *used]))
     write_json(metrics, measures)
 
 

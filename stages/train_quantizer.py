@@ -4,9 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 
-from tessera.artifacts import named_paths, read_table, whole_file, whole_folder, write_json
+from tessera.artifacts import named_paths, read_table, whole_folder, write_json, write_tsv
 from tessera.codes.checkpoint import save
 from tessera.codes.fitting import Schedule, fit
 from tessera.codes.losses import Objective
@@ -70,8 +71,7 @@ def main(
         )
     with whole_folder(quantizer) as folder:
         save(fitted.quantizer, folder)
-    with whole_file(history) as partial_file:
-        fitted.history.write_csv(partial_file, separator="\t")
+    write_tsv(history, fitted.history)
     write_json(metrics, fitted.history.row(-1, named=True))
 
 
@@ -79,8 +79,7 @@ def write_nothing(quantizer: Path, history: Path, metrics: Path, *, why: str) ->
     """Write what stands for a quantizer where none is needed, and why."""
     with whole_folder(quantizer) as folder:
         write_json(folder / "config.json", {"method": f"none: {why}"})
-    with whole_file(history) as partial_file:
-        partial_file.write_text("epoch\n")
+    write_tsv(history, pl.DataFrame(schema=["epoch"]))
     write_json(metrics, {"epoch": 0})
 
 

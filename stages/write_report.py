@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from tessera.artifacts import named_paths, read_json, read_table, whole_file
+from tessera.artifacts import named_paths, read_json, read_table, read_tsv, whole_file
 from tessera.errors import TableError
 from tessera.params import PARAMS_FILE, load_params
 from tessera.report.agreement import agreements_of
@@ -75,6 +75,7 @@ def main(
     measured, drawn, filtered = read_json(evaluate), read_json(intervals), read_json(filter_)
     catalogue, ranks = read_table(items, ITEMS), read_table(per_user, PER_USER)
     semantic_ids, resolved = read_table(ids, IDS), read_json(collisions)
+    files = named_paths(vectors)
 
     ranked = rankings_of(measured, drawn)
     members, shown = compared_of(ranked)
@@ -82,16 +83,9 @@ def main(
     compared = {*users, *draw_users(ranks, examples=COMPARED_USERS, generator=generator)}
     lists = pl.concat(_rows(path, RANKINGS, "user", compared) for path in (*rankings, ensemble)).unique()
     among = draw_items(catalogue.height, generator=generator)
-    near = {name: _rows(path, VECTORS, "item", among.tolist()) for name, path in named_paths(vectors).items()}
+    near = {name: _rows(path, VECTORS, "item", among.tolist()) for name, path in files.items()}
     content = Content(
-        about=About(
-            system=params.system,
-            dataset=params.dataset.name,
-            encoder=params.encoder,
-            scale=params.scale,
-            modalities=params.modalities,
-            seed=params.seed,
-        ),
+        about=About(dataset=params.dataset.name, **params.model_dump(include=set(About._fields) - {"dataset"})),
         sample=sample_of(drawn),
         rankings=ranked,
         cuts=read_json(curve),
@@ -115,9 +109,9 @@ def main(
             generator=generator,
         ),
         curves=curves_of(
-            quantizer=_history(quantizer_history),
+            quantizer=read_tsv(quantizer_history),
             t5=history_of(read_json(t5_history)),
-            sequence=_history(sequence_history),
+            sequence=read_tsv(sequence_history),
         ),
         data=data_of(filtered),
         kept=kept_of(download=read_json(download), fetch=read_json(fetch), filtered=filtered, collisions=resolved),
@@ -126,20 +120,22 @@ def main(
         origin=origin_of(
             {name: read_json(path) for name, path in named_paths(records).items()},
             params.model_dump(mode="json", exclude=NO_RESULT),
-            [
-                fingerprint(path)
-                for path in (images, items, interactions, *named_paths(vectors).values(), ids, *rankings, ensemble)
-            ],
+            [fingerprint(path) for path in (images, items, interactions, *files.values(), ids, *rankings, ensemble)],
         ),
         pictures=Pictures([], {}, frozenset()),
     )
-    keys, left_out = wanted_first(shown_keys(content), frozenset(catalogue.filter("has_picture")["key"]))
-    found = _rows(images, IMAGES, "key", keys).drop_nulls("picture").select("key", "picture")
-    content = content._replace(pictures=pictures_of(dict(found.iter_rows()), left_out=left_out))
+    content = _with_pictures(content, catalogue, images)
     pages = {html: html_page(content, library=chart_library()), markdown: markdown_page(content)}
     for path, page in pages.items():
         with whole_file(path) as partial:
             partial.write_text(page, encoding="utf-8")
+
+
+def _with_pictures(content: Content, catalogue: pl.DataFrame, images: Path) -> Content:
+    """Return content with the pictures of what it shows, as far as the page has room for them."""
+    keys, left_out = wanted_first(shown_keys(content), frozenset(catalogue.filter("has_picture")["key"]))
+    found = _rows(images, IMAGES, "key", keys).drop_nulls("picture").select("key", "picture")
+    return content._replace(pictures=pictures_of(dict(found.iter_rows()), left_out=left_out))
 
 
 def _rows(path: Path, schema: Schema, column: str, wanted: Collection[object]) -> pl.DataFrame:
@@ -152,14 +148,6 @@ def _rows(path: Path, schema: Schema, column: str, wanted: Collection[object]) -
         return rows.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(f"{path}: expected a table with {', '.join(schema)}: {error}") from error
-
-
-def _history(path: Path) -> pl.DataFrame:
-    """Return the tab-separated values at path; raise TableError where it holds none."""
-    try:
-        return pl.read_csv(path, separator="\t", infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise TableError(f"{path}: expected tab-separated values: {error}") from error
 
 
 if __name__ == "__main__":

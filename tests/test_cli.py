@@ -8,6 +8,7 @@ import pytest
 from tessera import cli
 from tessera.errors import DataError
 from tessera.schemas import IDS, ITEMS
+from tests.command_line import typed
 from tests.finished_run import HOSTILE, finish_run
 
 
@@ -23,11 +24,7 @@ def tessera(monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.setattr("sys.argv", ["tessera", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.app()
-        printed = capsys.readouterr()
-        return exited.value.code, printed.out, printed.err
+        return typed(monkeypatch, capsys, *arguments)
 
     return call
 

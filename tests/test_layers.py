@@ -8,11 +8,11 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "tessera"
 ISLANDS = ("items", "codes", "recommender", "report")
 #: What an island may take from outside: it depends on no other, and on no parameter or file.
-SHARED = {"errors", "kmeans", "pages", "residual", "schemas", "usage"}
+SHARED = {"errors", "kmeans", "measures", "pages", "residual", "schemas", "usage"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 #: Experiments are an island above the stages: they compose parameters and read artifacts.
-EXPERIMENTS_MAY_IMPORT = {"experiments", "artifacts", "compose", "errors", "pages", "params", "schemas"}
+EXPERIMENTS_MAY_IMPORT = {"experiments", "artifacts", "compose", "errors", "measures", "pages", "params", "schemas"}
 #: Its commands are an edge, as the stages and the command line are: here a rank gets its worth from the recommender.
 EXPERIMENTS_EDGE = SOURCE / "experiments" / "commands.py"
 

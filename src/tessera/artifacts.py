@@ -72,6 +72,17 @@ def write_json(path: Path, document: Any) -> None:
         partial.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_tsv(path: Path) -> pl.DataFrame:
+    """Return the tab-separated values at path; raise TableError if it is missing or holds none."""
+    return _opened(path, lambda file: pl.read_csv(file, separator="\t", infer_schema_length=None))
+
+
+def write_tsv(path: Path, table: pl.DataFrame) -> None:
+    """Write table to path as tab-separated values: a curve, as DVC draws them."""
+    with whole_file(path) as partial:
+        table.write_csv(partial, separator="\t")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; it becomes path when the block ends well, and vanishes when it does not."""

@@ -23,6 +23,7 @@ from rich.table import Table
 from tessera.artifacts import read_json, read_table
 from tessera.errors import DataError, TableError
 from tessera.experiments.commands import experiments
+from tessera.measures import FINAL, rankings_in
 from tessera.runtime import Verbose, run, tell_more
 from tessera.schemas import IDS, ITEMS
 from tessera.using.commands import register
@@ -99,7 +100,7 @@ def show_metrics(
 
     The interval is left out where it is not known, as in a fresh clone, and so is an output that is not there.
     """
-    rankings = {name: values for name, values in read_json(evaluate).items() if HEADLINE in values}
+    rankings = rankings_in(read_json(evaluate))
     if not rankings:
         raise TableError(f"{evaluate}: expected measures of at least one ranking, found none")
     out.print(_metrics_table(rankings, read_json(intervals) if intervals.is_file() else None))
@@ -197,5 +198,5 @@ def _metrics_table(rankings: dict[str, dict[str, float]], known: dict[str, Any] 
         if known is not None:
             bounds = known["intervals"].get(name, {}).get(HEADLINE)
             cells.append("{:.4f}-{:.4f}".format(*bounds) if bounds else "")
-        table.add_row(name, *cells, style="bold" if name == "final" else None)
+        table.add_row(name, *cells, style="bold" if name == FINAL else None)
     return table

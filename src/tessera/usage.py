@@ -18,10 +18,11 @@ class Level(NamedTuple):
 
 def levels(codes: Integers) -> list[Level]:
     """Return how each of the L levels of codes (N, L) uses its codes; no items use none."""
-    return [_level(column) for column in codes.T]
+    return [level_of(column) for column in codes.T]
 
 
-def _level(codes: Integers) -> Level:
+def level_of(codes: Integers) -> Level:
+    """Return how a level uses its codes (N,)."""
     if len(codes) == 0:
         return Level(0, 0.0, 0.0)
     _, counts = np.unique(codes, return_counts=True)

@@ -44,6 +44,13 @@ def test_a_plan_is_what_is_typed_after_set_param():
         assert plan.fingerprint == fingerprint(typed)
 
 
+def test_what_follows_the_seed_is_another_run_of_each_seed():
+    """A run is found by what it ran with: text.seed is 1 in the run of seed 1, where an override says so."""
+    plans, _ = plan_runs(table(one=["text.noise=1.0", "text.seed=${seed}"]), conf=CONF, settings=[])
+    assert [params(*plan.overrides).text.seed for plan in plans] == [0, 1]
+    assert [plan.fingerprint for plan in plans] == [fingerprint(params(*plan.overrides)) for plan in plans]
+
+
 def test_a_row_that_conf_cannot_carry_is_refused_with_the_reason():
     plans, refusals = plan_runs(
         table(group=["system=nowhere"], key=["quant.nope=1"], value=["quant.levels=0"], none=None, good=[]),

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from tessera import cli
 from tessera.using.recommender import RECOMMENDATIONS, Recommender
+from tests.command_line import typed
 from tests.documents import PAGES, commands_of, uses_a_model
 from tests.recommended import histories
 from tests.using.conftest import HOSTILE
@@ -24,11 +25,7 @@ def tessera(run, monkeypatch, capsys):
     def call(*arguments, inside=run):
         monkeypatch.chdir(inside)
         monkeypatch.setattr("tessera.using.commands.out", Console(width=160, highlight=False, emoji=False))
-        monkeypatch.setattr("sys.argv", ["tessera", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.app()
-        printed = capsys.readouterr()
-        return exited.value.code, printed.out, printed.err
+        return typed(monkeypatch, capsys, *arguments)
 
     return call
 

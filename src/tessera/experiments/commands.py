@@ -60,7 +60,7 @@ def run_table(
     log.info("%s: %d runs are there, %d are to be done", name, len(wanted) - len(missing), len(missing))
     begun = time.monotonic()
     failed = 0
-    for done, outcome in enumerate(run_plans(missing, table=name, conf=conf, logs=output / "logs"), start=1):
+    for done, outcome in enumerate(run_plans(missing, table=name, logs=output / "logs"), start=1):
         failed += not outcome.succeeded
         left = (time.monotonic() - begun) / done * (len(missing) - done)
         log.info("%d of %d: %s; about %.0f s left", done, len(missing), _told(outcome), left)

@@ -87,14 +87,14 @@ def plan_runs(table: Table, *, conf: Path, settings: Sequence[str]) -> tuple[lis
             if row.overrides is None:
                 continue
             overrides = (*table.overrides, *settings, f"dataset={dataset}", *row.overrides)
+            of_seeds = [(*overrides, f"seed={seed}") for seed in range(table.seeds)]
             try:
-                params = parsed_section(composed(conf, overrides), Params, source=conf)
+                # Each by itself: other parameters may follow the seed, as `text.seed=${seed}` does.
+                marks = [fingerprint(parsed_section(composed(conf, each), Params, source=conf)) for each in of_seeds]
             except ParamsError as error:
                 refusals.append(Refusal(name, dataset, _reason(error)))
                 continue
-            for seed in range(table.seeds):
-                mark = fingerprint(params.model_copy(update={"seed": seed}))
-                plans.append(Plan(name, dataset, seed, (*overrides, f"seed={seed}"), mark))
+            plans += [Plan(name, dataset, seed, *plan) for seed, plan in enumerate(zip(of_seeds, marks, strict=True))]
     return plans, refusals
 
 
@@ -141,7 +141,7 @@ def _params_of(experiment: Experiment, defaults: DictConfig | ListConfig) -> Par
         return None
 
 
-def run_plans(plans: Sequence[Plan], *, table: str, conf: Path, logs: Path) -> Iterator[Outcome]:
+def run_plans(plans: Sequence[Plan], *, table: str, logs: Path) -> Iterator[Outcome]:
     """Run plans and yield how each went as soon as it is done; a failure stops no other.
 
     One at a time: when two processes run `dvc exp run --temp` in a repository, DVC may give the experiment of the one
@@ -153,8 +153,13 @@ def run_plans(plans: Sequence[Plan], *, table: str, conf: Path, logs: Path) -> I
         log = logs / f"{name}.log"
         begun = time.monotonic()
         status = _run(plan, name=name, log=log)
-        succeeded = status == 0 and plan.fingerprint in find_experiments(conf)
+        succeeded = status == 0 and _exists(name)
         yield Outcome(plan, time.monotonic() - begun, log, succeeded)
+
+
+def _exists(name: str) -> bool:
+    """Whether DVC has an experiment of this name."""
+    return bool(git("for-each-ref", f"refs/exps/*/*/{name}"))
 
 
 def _run(plan: Plan, *, name: str, log: Path) -> int:

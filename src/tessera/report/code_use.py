@@ -1,11 +1,11 @@
 """How the codes of each level are used: how evenly, and which are dead."""
 
-import math
 from typing import Final, NamedTuple
 
 import polars as pl
 
 from tessera.report.content import Document, promised
+from tessera.usage import level_of
 
 #: Points of a level's curve: more are not seen.
 CURVE_POINTS: Final = 256
@@ -52,12 +52,11 @@ def _levels(codes: pl.Series, *, codebook_size: int, levels: int) -> list[Level]
     found = []
     for level in range(int(codes.list.len().to_numpy().max())):
         at_level = codes.list.get(level, null_on_oob=True).drop_nulls()
-        sizes = at_level.value_counts(sort=True)["count"].to_list()
-        shares = [size / len(at_level) for size in sizes]
-        entropy = -sum(share * math.log(share) for share in shares)
+        use = level_of(at_level.to_numpy())
         has_codebook = level < levels and int(at_level.to_numpy().max()) < codebook_size
-        dead = codebook_size - len(sizes) if has_codebook else None
-        found.append(Level(len(sizes), dead, math.exp(entropy), sizes))
+        dead = codebook_size - use.codes_used if has_codebook else None
+        sizes = at_level.value_counts(sort=True)["count"].to_list()
+        found.append(Level(use.codes_used, dead, use.perplexity, sizes))
     return found
 
 

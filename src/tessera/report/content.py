@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from tessera.errors import TableError
+from tessera.measures import FINAL, rankings_in
 
 #: A JSON object as the stages write it.
 Document = Mapping[str, Any]
@@ -18,10 +19,9 @@ DRAWN: Final = ("hr@10", "ndcg@10")
 #: Of a slice with fewer users the page says that it is small.
 FEW_USERS: Final = 100
 
-#: The ranking that every system has to beat, that of all others together, and the name of what the system recommends.
+#: The ranking that every system has to beat, and that of all others together.
 FLOOR: Final = "popularity"
 ENSEMBLE: Final = "ensemble"
-FINAL: Final = "final"
 
 _KINDS: Final = {
     "target_frequency": "interactions of the item to be found, in training",
@@ -111,7 +111,7 @@ def rankings_of(evaluate: Document, intervals: Document) -> list[Ranking]:
     """
     final = promised(evaluate, FINAL, file="evaluate")
     floor = promised(evaluate, FLOOR, "hr@10", file="evaluate")
-    names = [name for name, values in evaluate.items() if name != FINAL and DRAWN[0] in values]
+    names = [name for name in rankings_in(evaluate) if name != FINAL]
     chosen = ENSEMBLE if ENSEMBLE in names else next(name for name in names if evaluate[name] == final)
     bounds = {name: promised(intervals, "intervals", name, file="intervals") for name in names}
     return [

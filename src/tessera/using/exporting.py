@@ -13,6 +13,7 @@ import polars as pl
 
 from tessera.artifacts import read_json, whole_folder, write_json, write_table
 from tessera.errors import CheckpointError
+from tessera.measures import FINAL, rankings_in
 from tessera.params import Params
 from tessera.schemas import IDS, ITEMS, VECTORS
 from tessera.using.parts import EXPORT, FORMAT, MANIFEST, sizes_of
@@ -61,8 +62,8 @@ def write_export(recommender: Recommender, folder: Path) -> None:
 def card(shop: Shop, metrics: dict[str, Any]) -> str:
     """Return what a reader of an export wants to know first, as Markdown: what it is, how good, and how to use it."""
     params = shop.params
-    measures = list(metrics["final"])
-    rankings = {name: values for name, values in metrics.items() if set(measures) <= values.keys()}
+    rankings = rankings_in(metrics)
+    measures = list(rankings[FINAL])
     rows = [[name, *(f"{values[measure]:.4f}" for measure in measures)] for name, values in rankings.items()]
     table = [["ranking", *measures], ["---"] * (len(measures) + 1), *rows]
     about = {
