@@ -9,11 +9,13 @@ from tessera.artifacts import (
     named_paths,
     read_json,
     read_table,
+    read_tsv,
     table_writer,
     whole_file,
     whole_folder,
     write_json,
     write_table,
+    write_tsv,
 )
 from tessera.errors import ParamsError, TableError
 from tessera.schemas import IDS, USERS, VECTORS
@@ -123,3 +125,18 @@ def test_vectors_are_written_in_row_groups_of_bounded_size(tmp_path, monkeypatch
     write_table(tmp_path / "vectors.parquet", table, VECTORS)
     file = pq.ParquetFile(tmp_path / "vectors.parquet").metadata
     assert [file.row_group(number).num_rows for number in range(file.num_row_groups)] == [7, 7, 7, 4]
+
+
+def test_a_curve_is_read_as_it_was_written(tmp_path):
+    table = pl.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.25]})
+    write_tsv(tmp_path / "curve.tsv", table)
+    assert (tmp_path / "curve.tsv").read_text() == "epoch\tloss\n1\t0.5\n2\t0.25\n"
+    assert read_tsv(tmp_path / "curve.tsv").equals(table)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_curve_that_is_none_is_named(tmp_path, there):
+    if there:
+        (tmp_path / "curve.tsv").write_text("")
+    with pytest.raises(TableError, match=r"curve\.tsv: (expected a file, found nothing|cannot be read)"):
+        read_tsv(tmp_path / "curve.tsv")

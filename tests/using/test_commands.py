@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tessera import cli
 from tessera.using.recommender import RECOMMENDATIONS, Recommender
 from tests.command_line import typed
 from tests.documents import PAGES, commands_of, uses_a_model

@@ -18,6 +18,7 @@ from tessera.errors import SourceError
 from tessera.experiments.runs import Experiment, Plan, Refusal, git
 from tessera.experiments.statistics import Floats, holm, permutation_test
 from tessera.experiments.tables import Table
+from tessera.measures import FINAL
 from tessera.schemas import PER_USER
 
 #: What each user gains by the rank of his target (N,), for each measure that is a mean of such gains: `hr@10`.
@@ -25,9 +26,6 @@ Gains = Mapping[str, Callable[[Floats], Floats]]
 
 NOT_RUN: Final = "not run"
 PUBLISHED_ONLY: Final = "published figures only"
-
-#: The ranking that the others of metrics/evaluate.json are in contest for: a second name of one of them.
-FINAL: Final = "final"
 
 PER_USER_FILE: Final = "data/evaluate/per_user.parquet"
 _LOCKED: Final = re.compile(rf"path: {re.escape(PER_USER_FILE)}\n +hash: md5\n +md5: '?([0-9a-f]{{32}})")
