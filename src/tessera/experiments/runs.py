@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from tessera.compose import composed
+from tessera.compose import composed, composed_by_seed
 from tessera.errors import ParamsError, SourceError
 from tessera.experiments.tables import Table
 from tessera.params import PARAMS_FILE, Params, parsed_section
@@ -87,14 +87,13 @@ def plan_runs(table: Table, *, conf: Path, settings: Sequence[str]) -> tuple[lis
             if row.overrides is None:
                 continue
             overrides = (*table.overrides, *settings, f"dataset={dataset}", *row.overrides)
-            of_seeds = [(*overrides, f"seed={seed}") for seed in range(table.seeds)]
             try:
-                # Each by itself: other parameters may follow the seed, as `text.seed=${seed}` does.
-                marks = [fingerprint(parsed_section(composed(conf, each), Params, source=conf)) for each in of_seeds]
+                texts = composed_by_seed(conf, overrides, seeds=table.seeds)
+                marks = [fingerprint(parsed_section(text, Params, source=conf)) for text in texts]
             except ParamsError as error:
                 refusals.append(Refusal(name, dataset, _reason(error)))
                 continue
-            plans += [Plan(name, dataset, seed, *plan) for seed, plan in enumerate(zip(of_seeds, marks, strict=True))]
+            plans += [Plan(name, dataset, n, (*overrides, f"seed={n}"), mark) for n, mark in enumerate(marks)]
     return plans, refusals
 
 
