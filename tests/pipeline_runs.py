@@ -47,6 +47,7 @@ SMALL = {
     "t5.d_model": 16,
     "t5.d_ff": 16,
     "t5.epochs": 2,
+    "t5.batch_size": 256,
     "decode.beams": 10,
     "eval.resamples": 50,
     "report.examples": 2,

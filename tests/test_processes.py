@@ -198,7 +198,7 @@ def test_what_is_wrong_is_named_with_status_1_and_nothing_is_written(beside, wha
     folder = beside("wrong")
     for earlier in BEFORE.get(what, []):
         (folder / "data" / earlier).unlink(missing_ok=True)
-        finish(earlier, folder, changes | {"t5.epochs": 1})
+        run_stage(earlier, folder, BASE | changes | {"t5.epochs": 1})
     if what == "a checkpoint of another vocabulary":
         (folder / "data/build_corpus").unlink()
         run_stage("build_corpus", folder, BASE | {"quant.codebook_size": 9})

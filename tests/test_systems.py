@@ -4,13 +4,14 @@ import json
 import shutil
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from tessera.artifacts import read_json, read_table
 from tessera.errors import DataError
-from tessera.schemas import IDS, RANKINGS
+from tessera.schemas import IDS, INTERACTIONS, RANKINGS
 from tessera.using.additions import add_items
 from tessera.using.exporting import write_export
 from tessera.using.recommender import FACTORED, Recommender
@@ -39,6 +40,7 @@ RANKED = {
     "bpr": {"bpr"},
     "popularity": set(),
 }
+MEASURES = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
 BOTH = {"text", "image", "ensemble"}
 
 #: Systems that need no epochs to tell more than popularity. The others learn too little on so small a shop, but they
@@ -55,11 +57,11 @@ def items(tmp_path_factory):
 def run(tmp_path, items):
     """Return `run(system)`, which gives the folder in which a system's stages have run."""
 
-    def run_system(system: str, *, conf: Path = CONF) -> Path:
+    def run_system(system: str, *, conf: Path = CONF, **changes: Any) -> Path:
         shutil.copytree(items, tmp_path, dirs_exist_ok=True)
         for stage in STAGES:
             if stage not in SHARED:
-                run_stage(stage, tmp_path, SMALL | {"system": system}, conf=conf)
+                run_stage(stage, tmp_path, SMALL | {"system": system, **changes}, conf=conf)
         return tmp_path
 
     return run_system
@@ -91,6 +93,7 @@ def test_a_system_ranks_and_is_measured(run, system):
     rankings = pl.concat(read_table(file, RANKINGS) for file in files)
     assert set(rankings["modality"]) == ranked - {"ensemble"}
     assert "<html" in (folder / "report/index.html").read_text()
+    ITSELF.get(system, lambda _: None)(folder)
     if system in FACTORED:
         with pytest.raises(DataError, match=f"found {system}: its factors are those of the users of the run"):
             Recommender.load(folder)
@@ -119,14 +122,61 @@ def assert_a_new_item_is_taken_up(folder: Path) -> None:
         assert codes.n_unique() == len(codes) == more.shop.items.height
 
 
-def test_early_fusion_makes_one_id_an_item(run):
-    ids = read_table(run("mgr_early") / "data/resolve_collisions/ids.parquet", IDS)
+def assert_everyone_is_ranked_for_without_collisions(folder: Path) -> None:
+    measured = read_json(folder / "metrics/evaluate.json")
+    assert measured["final"] == measured["ensemble"]
+    assert all(set(measured[name]) == MEASURES for name in set(measured) - {"valid"})
+    assert set(measured["valid"]) == set(measured) - {"valid"}
+    collisions = read_json(folder / "metrics/resolve_collisions.json")
+    assert {collisions[modality]["collision_rate_after"] for modality in ("text", "image")} == {0.0}
+    filtered = read_json(folder / "metrics/filter_reviews.json")
+    assert {"users", "items", "interactions", "sparsity", "average_length", "tie_rate"} <= set(filtered)
+    users = read_table(folder / "data/filter_reviews/interactions.parquet", INTERACTIONS)["user"].n_unique()
+    rankings = read_table(folder / "data/rank_items/rankings.parquet", RANKINGS)
+    assert rankings.filter(split="test", modality="image")["user"].n_unique() == users
+
+
+def assert_text_alone_has_ids(folder: Path) -> None:
+    ids = read_table(folder / "data/resolve_collisions/ids.parquet", IDS)
+    assert ids["modality"].unique().to_list() == ["text"]
+    assert ids["codes"].list.len().unique().to_list() == [4]
+
+
+def assert_an_item_has_one_id(folder: Path) -> None:
+    ids = read_table(folder / "data/resolve_collisions/ids.parquet", IDS)
     assert ids["modality"].unique().to_list() == ["joint"]
     assert ids["item"].n_unique() == ids["codes"].n_unique() == ids.height
 
 
-def test_an_alignment_precedes_the_training_of_mgr_late_plus(run):
-    assert read_json(run("mgr_late_plus") / "metrics/train_t5.json")["alignment_loss"] > 0
+def assert_an_alignment_came_before(folder: Path) -> None:
+    assert read_json(folder / "metrics/train_t5.json")["alignment_loss"] > 0
+
+
+def assert_the_road_is_the_same_without_ids(folder: Path) -> None:
+    measured = read_json(folder / "metrics/evaluate.json")
+    (name,) = set(measured) - {"popularity", "final", "valid"} or {"popularity"}
+    assert measured["final"] == measured[name]
+    for table, schema in (("resolve_collisions/ids", IDS), ("rank_items/rankings", RANKINGS)):
+        assert read_table(folder / f"data/{table}.parquet", schema).is_empty()
+    assert list((folder / "metrics/plots/train_t5").rglob("*.tsv")), "git keeps no empty folder"
+    assert "semantic IDs" not in (folder / "report/index.html").read_text()
+    assert "Modalities none" in (folder / "metrics/report.md").read_text()
+
+
+#: What makes a system itself, beyond what holds of all.
+ITSELF = {
+    "macrec": assert_everyone_is_ranked_for_without_collisions,
+    "tiger": assert_text_alone_has_ids,
+    "mgr_early": assert_an_item_has_one_id,
+    "mgr_late_plus": assert_an_alignment_came_before,
+    **dict.fromkeys(["popularity", "itemknn", "sasrec", "bert4rec"], assert_the_road_is_the_same_without_ids),
+}
+
+
+def test_a_ranking_without_ids_is_fused_with_the_others(run):
+    measured = read_json(run("macrec", **{"collaborative.members": ["itemknn"]}) / "metrics/evaluate.json")
+    assert set(measured) == {"text", "image", "itemknn", "ensemble", "popularity", "final", "valid"}
+    assert measured["final"] == measured["ensemble"]
 
 
 def test_the_example_of_the_docs_runs(tmp_path, run):

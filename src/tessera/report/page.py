@@ -1,11 +1,13 @@
 """The report as one HTML page that needs nothing else, and as a short Markdown text."""
 
 import base64
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
+from jinja2 import Environment
 from markupsafe import Markup
 
 from tessera.errors import DataError
@@ -83,6 +85,7 @@ def markdown_page(content: Content) -> str:
     return _render("report.md.j2", content)
 
 
+@functools.cache
 def chart_library() -> str:
     """Return the JavaScript of Vega, Vega-Lite and Vega-Embed, as vl-convert has it, for a page without network."""
     import vl_convert
@@ -136,7 +139,8 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
 
 
-def _render(template: str, content: Content, **more: Any) -> str:
+@functools.cache
+def _environment() -> Environment:
     environment = page_environment("tessera.report")
     environment.filters |= {
         "count": "{:,}".format,
@@ -147,15 +151,23 @@ def _render(template: str, content: Content, **more: Any) -> str:
         "counted": counted,
         "spelled_codes": lambda codes: "-".join(map(str, codes)),
     }
+    return environment
+
+
+def _render(template: str, content: Content, **more: Any) -> str:
     final = next(ranking for ranking in content.rankings if ranking.is_final)
-    return environment.get_template(template).render(
-        **content._asdict(),
-        **more,
-        final=final,
-        measures=MEASURES,
-        few_users=FEW_USERS,
-        cut=CUT,
-        hues=hues_of(content),
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **content._asdict(),
+            **more,
+            final=final,
+            measures=MEASURES,
+            few_users=FEW_USERS,
+            cut=CUT,
+            hues=hues_of(content),
+        )
     )
 
 
