@@ -40,7 +40,8 @@ def main(
                 table, codes, words, split=split, max_history=params.corpus.max_history
             ):
                 write(samples_of_task)
-                counts.setdefault(split, {})[str(task)] = samples_of_task.height
+                of_split = counts.setdefault(split, {})
+                of_split[str(task)] = of_split.get(str(task), 0) + samples_of_task.height
     write_json(vocabulary, words.to_json())
     write_json(metrics, {"vocabulary": words.size, **counts})
 

@@ -10,6 +10,7 @@ from tessera.artifacts import named_paths, read_table, write_json, write_table
 from tessera.errors import ParamsError
 from tessera.items.clusters import cluster_metrics, label_items
 from tessera.params import PARAMS_FILE, load_params
+from tessera.row_files import vector_rows
 from tessera.runtime import progress, run
 from tessera.schemas import LABELS, VECTORS
 
@@ -28,17 +29,20 @@ def main(
 
     tables, measures = [pl.DataFrame(schema=LABELS)], {}
     for modality in progress(params.modalities, title="k-means"):
-        table = read_table(paths[modality], VECTORS)
-        labelled = label_items(
-            table,
-            modality=modality,
-            clusters=params.pseudo.clusters,
-            initialisations=params.pseudo.initialisations,
-            iterations=params.pseudo.iterations,
-            seed=params.seed,
-        )
+        shop = read_table(paths[modality], VECTORS, columns=["item", "present"])
+        with vector_rows({modality: paths[modality]}, scratch=labels.parent, only_present=True) as rows:
+            matrix = rows[modality].mapped()
+            labelled = label_items(
+                shop,
+                matrix,
+                modality=modality,
+                clusters=params.pseudo.clusters,
+                initialisations=params.pseudo.initialisations,
+                iterations=params.pseudo.iterations,
+                seed=params.seed,
+            )
+            measures[modality] = cluster_metrics(matrix, labelled["label"].drop_nulls().to_numpy())
         tables.append(labelled)
-        measures[modality] = cluster_metrics(table, labelled)
     write_table(labels, pl.concat(tables), LABELS)
     write_json(metrics, measures)
 

@@ -9,7 +9,8 @@ import polars as pl
 import typer
 
 from tessera.artifacts import read_table, whole_folder, write_json, write_table, write_tsv
-from tessera.items.vectors import Vectors, fill_absent, vector_metrics, vector_table
+from tessera.encoders.embedded import write_vectors
+from tessera.items.vectors import Vectors, fill_absent, vector_metrics
 from tessera.params import PARAMS_FILE, load_params
 from tessera.recommender.corpus import histories
 from tessera.runtime import progress, run, torch_device
@@ -52,11 +53,11 @@ def main(
         progress=partial(progress, title="epochs"),
     )
     trained = np.isin(items.to_numpy(), table.filter(pl.col("split") == "train")["item"].to_numpy())
-    embeddings = fitted.encoder.items.weight.detach()[: len(items)].cpu().numpy()
+    embeddings = fitted.encoder.items.weight.detach()[: len(items)].cpu().numpy().copy()
     filled = fill_absent(Vectors(embeddings, trained), modality="collaborative")
     with whole_folder(encoder) as folder:
         save_encoder(fitted.encoder, folder)
-    write_table(vectors, vector_table(items, filled), VECTORS)
+    write_vectors(vectors, items, filled)
     write_tsv(history, fitted.history)
     write_json(metrics, vector_metrics(filled) | fitted.history.row(-1, named=True))
 

@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 import typer
 
-from tessera.artifacts import read_table, whole_folder, write_json, write_table
+from tessera.artifacts import read_table, whole_folder, write_json
+from tessera.encoders.embedded import write_nothing, write_vectors
 from tessera.encoders.text import embed_texts
-from tessera.items.fitted import Fitted, save_fitted
+from tessera.items.fitted import save_fitted
 from tessera.items.impairing import Impairment, impaired, remaining
-from tessera.items.vectors import fill_absent, vector_metrics, vector_table
+from tessera.items.vectors import fill_absent, vector_metrics
 from tessera.params import PARAMS_FILE, load_params
 from tessera.runtime import is_main_process, run
-from tessera.schemas import ITEMS, VECTORS
+from tessera.schemas import ITEMS
 
 
 def main(
@@ -24,22 +24,21 @@ def main(
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
-    table, counts, fitted = pl.DataFrame(schema=VECTORS), dict[str, float](items=0), Fitted("none")
-    if "text" in params.modalities:
-        catalogue = read_table(items, ITEMS)
-        keys, impairment = catalogue["key"], Impairment(**params.text.model_dump(include=set(Impairment._fields)))
-        kept = remaining(keys, missing=params.text.missing, seed=params.text.seed, modality="text")
-        found = embed_texts(catalogue.filter(kept), params.text, device=params.device)
+    if "text" not in params.modalities:
+        if is_main_process():
+            write_nothing(vectors, encoder, metrics)
+        return
+    catalogue = read_table(items, ITEMS)
+    keys, impairment = catalogue["key"], Impairment(**params.text.model_dump(include=set(Impairment._fields)))
+    kept = remaining(keys, missing=params.text.missing, seed=params.text.seed, modality="text")
+    found = embed_texts(catalogue.filter(kept), params.text, device=params.device, scratch=vectors.parent)
+    if is_main_process():
         made = impaired(found.vectors, kept, impairment, keys=keys, modality="text")
         filled = fill_absent(made.vectors, modality="text")
-        table = vector_table(catalogue["item"], filled)
-        counts = vector_metrics(filled) | found.counts | made.counts
-        fitted = found.fitted
-    if is_main_process():
-        write_table(vectors, table, VECTORS)
+        write_vectors(vectors, catalogue["item"], filled)
         with whole_folder(encoder) as folder:
-            save_fitted(fitted, folder)
-        write_json(metrics, counts)
+            save_fitted(found.fitted, folder)
+        write_json(metrics, vector_metrics(filled) | found.counts | made.counts)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
 """Train a T5 to generate the next item's ID; a training that was killed goes on from its last epoch."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from tessera import recommender
-from tessera.artifacts import read_json, read_table, whole_file, whole_folder, write_json
+from tessera.artifacts import read_json, read_parts, read_table, whole_file, whole_folder, write_json
 from tessera.checkpoints import CheckpointStore, fingerprint
 from tessera.curves import live_curves
 from tessera.params import PARAMS_FILE, load_params
 from tessera.places import at_home
-from tessera.recommender.batches import samples_of
+from tessera.recommender.batches import gathered_samples
 from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.fitting import Settings, fit
 from tessera.recommender.model import Sizes, new_model, save_model
 from tessera.recommender.validation import validation_on
 from tessera.recommender.vocabulary import Vocabulary
+from tessera.row_files import Spool
 from tessera.runtime import accelerator_on, is_main_process, progress, run
 from tessera.schemas import CORPUS, IDS
 
@@ -47,7 +50,7 @@ def main(
     with live_curves(curves) as add_to_curves:
         fitted = fit(
             new_model(words, tokens, Sizes(**params.t5.model_dump(include=set(Sizes._fields))), seed=params.seed),
-            samples_of(read_table(train, CORPUS)),
+            gathered_samples(read_parts(train, CORPUS), partial(Spool, checkpoint.parent, np.int32)),
             validation_on(read_table(valid, CORPUS), tokens, words.tasks, users=params.t5.monitor_users),
             tokens,
             vocabulary=words,

@@ -4,10 +4,12 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from polars.testing import assert_frame_equal
 
 from tessera.artifacts import (
     named_paths,
     read_json,
+    read_parts,
     read_table,
     read_tsv,
     table_writer,
@@ -47,6 +49,23 @@ def test_pieces_become_one_table(tmp_path):
         write(users("a"))
         write(users("b", "c"))
     assert read_table(tmp_path / "users.parquet", USERS)["key"].to_list() == ["a", "b", "c"]
+
+
+def test_a_table_is_read_by_its_row_groups(tmp_path):
+    pieces = [pl.concat([vectors(7)] * 2), vectors(7)]
+    with table_writer(tmp_path / "t.parquet", VECTORS) as write:
+        for piece in pieces:
+            write(piece)
+    for found, piece in zip(read_parts(tmp_path / "t.parquet", VECTORS), pieces, strict=True):
+        assert_frame_equal(found, piece)
+    with pytest.raises(TableError, match=r"t.parquet: expected columns \{item: UInt32, modality"):
+        next(read_parts(tmp_path / "t.parquet", IDS))
+
+
+def test_a_table_of_no_pieces_is_empty(tmp_path):
+    with table_writer(tmp_path / "t.parquet", VECTORS):
+        pass
+    assert read_table(tmp_path / "t.parquet", VECTORS).is_empty()
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,21 @@ def test_rows_are_those_of_the_table_in_whatever_order(matrix, tmp_path, monkeyp
             assert torch.equal(rows[wanted], torch.from_numpy(matrix)[wanted])
 
 
+def test_rows_may_be_looked_at_as_one_array_and_without_those_that_are_absent(matrix, tmp_path):
+    present = np.arange(50) % 3 > 0
+    items = pl.Series(range(50), dtype=pl.UInt32)
+    table = pl.DataFrame({"item": items, "vector": matrix, "present": present})
+    write_table(tmp_path / "some.parquet", table, VECTORS)
+    with vector_rows({"text": tmp_path / "some.parquet"}, scratch=tmp_path, only_present=True) as found:
+        some = found["text"].mapped()
+        some[0] = 0  # changes no file
+        assert torch.equal(found["text"][:], torch.from_numpy(matrix[present]))
+    np.testing.assert_array_equal(some[1:], matrix[present][1:])
+    write_table(tmp_path / "none.parquet", table.with_columns(present=pl.lit(value=False)), VECTORS)
+    with vector_rows({"text": tmp_path / "none.parquet"}, scratch=tmp_path, only_present=True) as found:
+        assert found["text"].mapped().shape == (0, 7)
+
+
 def test_pictures_are_those_of_the_blocks_in_whatever_order(tmp_path):
     pictures = np.random.default_rng(0).integers(256, size=(9, 4, 4, 3), dtype=np.uint8)
     blocks = [pictures[:2], pictures[2:3], pictures[:0], pictures[3:, ::-1][:, ::-1]]

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,16 @@ def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) 
     return table
 
 
+def read_parts(path: Path, schema: Schema) -> Iterator[pl.DataFrame]:
+    """Yield the row groups of the Parquet table at path; raise TableError if it is missing or not of schema."""
+    import pyarrow.parquet as pq  # here, since most stages need nothing of it
+
+    _require(_opened(path, pl.read_parquet_schema), schema, path)
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            yield pl.DataFrame(pl.from_arrow(file.read_row_group(number, columns=list(schema))))
+
+
 def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
     """Write table to path as Parquet; raise TableError if it is not of schema."""
     with whole_file(path) as partial:
@@ -47,16 +57,23 @@ def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
 def table_writer(path: Path, schema: Schema) -> Iterator[Callable[[pl.DataFrame], None]]:
     """Give a function that appends tables of schema to path; path appears when the block ends well.
 
-    For tables that are made piece by piece and need never be in memory as a whole.
+    For tables that are made piece by piece and need never be in memory as a whole. Each piece is a row group.
     """
     import pyarrow.parquet as pq  # here, since most stages need nothing of it
 
-    declared = pl.DataFrame(schema=schema).to_arrow().schema
-    with (
-        whole_file(path) as partial,
-        pq.ParquetWriter(partial, declared, compression="zstd", compression_level=COMPRESSION) as writer,
-    ):
-        yield lambda table: writer.write_table(_checked(table, schema, path).to_arrow().cast(declared))
+    with whole_file(path) as partial, ExitStack() as stack:
+        writers: list[pq.ParquetWriter] = []
+
+        def write(table: pl.DataFrame) -> None:
+            rows = _checked(table, schema, path).to_arrow()
+            if not writers:  # the first table says how wide vectors are
+                options = {"compression": "zstd", "compression_level": COMPRESSION}
+                writers.append(stack.enter_context(pq.ParquetWriter(partial, rows.schema, **options)))
+            writers[0].write_table(rows)
+
+        yield write
+        if not writers:
+            write(pl.DataFrame(schema=schema))
 
 
 def read_json(path: Path) -> Any:

@@ -11,15 +11,6 @@ from tessera.items.clusters import cluster, cluster_metrics, label_items
 PLAIN = {"clusters": 2, "initialisations": 3, "iterations": 20, "seed": 0}
 
 
-def table(vectors, present=None):
-    vectors = np.asarray(vectors, np.float32)
-    count = len(vectors)
-    return pl.DataFrame(
-        {"item": range(count), "vector": vectors, "present": [True] * count if present is None else present},
-        schema={"item": pl.UInt32, "vector": pl.Array(pl.Float32, vectors.shape[1]), "present": pl.Boolean},
-    )
-
-
 @pytest.fixture
 def cloud():
     return np.random.default_rng(5).normal(size=(60, 3)).astype(np.float32)
@@ -55,9 +46,19 @@ def test_the_seed_and_nothing_else_decides(cloud):
     assert not np.array_equal(first, other)
 
 
-def test_absent_items_have_no_label_and_no_influence():
-    vectors = table([[0.0], [500.0], [1.0], [9.0], [10.0]], [True, False, True, True, True])
-    labels = label_items(vectors, modality="text", **PLAIN)
+def items(present):
+    return pl.DataFrame(
+        {"item": range(len(present)), "present": present}, schema={"item": pl.UInt32, "present": pl.Boolean}
+    )
+
+
+def column(*numbers):
+    return np.array(numbers, np.float32)[:, np.newaxis]
+
+
+def test_absent_items_have_no_label():
+    shop = items([True, False, True, True, True])
+    labels = label_items(shop, column(0, 1, 9, 10), modality="text", **PLAIN)
     zero, none, one, nine, ten = labels["label"]
     assert labels["item"].to_list() == [0, 1, 2, 3, 4]
     assert labels["modality"].unique().to_list() == ["text"]
@@ -66,34 +67,32 @@ def test_absent_items_have_no_label_and_no_influence():
 
 
 def test_as_many_clusters_as_items_are_fine_and_one_more_is_an_error():
-    vectors = table([[0.0], [1.0], [2.0]], [True, True, False])
-    assert set(label_items(vectors, modality="image", **PLAIN)["label"].drop_nulls()) == {0, 1}
+    shop, vectors = items([True, True, False]), column(0, 1)
+    assert set(label_items(shop, vectors, modality="image", **PLAIN)["label"].drop_nulls()) == {0, 1}
     expected = r"^image: expected pseudo.clusters = 3 .* items that have the modality, found 2 such items of 3$"
     with pytest.raises(DataError, match=expected):
-        label_items(vectors, modality="image", **{**PLAIN, "clusters": 3})
+        label_items(shop, vectors, modality="image", **{**PLAIN, "clusters": 3})
 
 
 def test_no_vectors_at_all_are_an_error():
     with pytest.raises(DataError, match=r"^text: expected pseudo.clusters = 2 .* found 0 such items of 0$"):
-        label_items(table(np.empty((0, 4))), modality="text", **PLAIN)
+        label_items(items([]), np.empty((0, 4), np.float32), modality="text", **PLAIN)
 
 
 def test_broken_vectors_are_an_error():
     with pytest.raises(DataError, match=r"^text: expected finite vectors, found 2 items with NaN or infinity$"):
-        label_items(table([[0.0], [np.nan], [np.inf]]), modality="text", **PLAIN)
+        label_items(items([True] * 3), column(0, np.nan, np.inf), modality="text", **PLAIN)
 
 
 def test_equal_vectors_leave_labels_unused():
-    vectors = table([[1.0, 2.0]] * 4)
-    labels = label_items(vectors, modality="text", **PLAIN)
+    vectors = np.ones((4, 2), np.float32)
+    labels = cluster(vectors, **PLAIN)
     assert cluster_metrics(vectors, labels) == {"inertia_per_item": 0, "clusters_used": 1, "smallest": 4, "largest": 4}
 
 
 def test_metrics_worked_by_hand():
-    """Items 0 and 2 are each 1 from their mean, item 10 is its own mean, and the absent item counts nowhere."""
-    vectors = table([[0.0], [10.0], [2.0], [7.0]], [True, True, True, False])
-    labels = pl.DataFrame({"item": [0, 1, 2, 3], "label": [4, 1, 4, None]}, schema_overrides={"item": pl.UInt32})
-    assert cluster_metrics(vectors, labels) == {
+    """Items 0 and 2 are each 1 from their mean, and item 10 is its own mean."""
+    assert cluster_metrics(column(0, 10, 2), np.array([4, 1, 4])) == {
         "inertia_per_item": pytest.approx(2 / 3),
         "clusters_used": 2,
         "smallest": 1,

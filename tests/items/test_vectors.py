@@ -5,9 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tessera.artifacts import read_table, write_table
+from tessera.artifacts import read_table
+from tessera.encoders.embedded import write_vectors
 from tessera.errors import DataError, SourceError
-from tessera.items.vectors import Vectors, fill_absent, precomputed, vector_metrics, vector_table
+from tessera.items import vectors as module
+from tessera.items.vectors import Vectors, fill_absent, parts_of, precomputed, room, vector_metrics
 from tessera.schemas import VECTORS
 
 LISTS = pl.List(pl.Float32)
@@ -49,9 +51,11 @@ def test_nobody_present_is_an_error():
         fill_absent(found([[0], [0]], [False, False]), modality="image")
 
 
-def test_the_table_is_sorted_by_item_and_fits_its_schema(tmp_path):
+@pytest.mark.parametrize("part", [1, 2, 100])
+def test_the_table_is_sorted_by_item_whatever_its_parts(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(module, "PART", part)
     items = pl.Series([2, 0, 1], dtype=pl.UInt32)
-    write_table(tmp_path / "v.parquet", vector_table(items, found([[2], [0], [1]], [True, False, True])), VECTORS)
+    write_vectors(tmp_path / "v.parquet", items, found([[2], [0], [1]], [True, False, True]))
     assert read_table(tmp_path / "v.parquet", VECTORS).rows() == [(0, [0.0], False), (1, [1.0], True), (2, [2.0], True)]
 
 
@@ -69,6 +73,22 @@ def test_precomputed_vectors_are_matched_by_key(tmp_path, column, dtype):
     assert read.vectors.dtype == np.float32
     assert read.vectors.tolist() == [[3, 4], [5, 6], [1, 2], [0, 0]]
     assert read.present.tolist() == [True, True, True, False]
+
+
+def test_vectors_may_lie_in_a_file_that_nobody_sees(tmp_path):
+    scratch = tmp_path / "scratch"
+    read = precomputed(written(tmp_path / "v.parquet", THREE), KEYS, scratch=scratch)
+    assert list(scratch.iterdir()) == []
+    assert isinstance(read.vectors.base, np.memmap)
+    in_memory = precomputed(tmp_path / "v.parquet", KEYS)
+    np.testing.assert_array_equal(fill_absent(read, modality="text").vectors[:3], in_memory.vectors[:3])
+
+
+def test_parts_hold_every_row_once(monkeypatch):
+    monkeypatch.setattr(module, "PART", 6)
+    rows = np.arange(7)
+    parts = [rows[part].tolist() for part in parts_of(room(7, 3, scratch=None))]
+    assert parts == [[0, 1], [2, 3], [4, 5], [6]]
 
 
 @pytest.mark.parametrize("nothing", [None, [0.0, 0.0]])

@@ -1,3 +1,6 @@
+from functools import partial
+
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -9,10 +12,12 @@ from tessera.recommender.batches import (
     Rows,
     batches_by_length,
     cut_into_batches,
+    gathered_samples,
     hide_modalities,
     rows_of,
     samples_of,
 )
+from tessera.row_files import Spool
 
 LISTS = st.lists(st.lists(st.integers(2, 99), max_size=6), min_size=1, max_size=20)
 
@@ -83,6 +88,22 @@ def test_samples_know_which_ids_their_tasks_tell(world):
     assert [samples.names[place] for place in batch.told.tolist()] == expected
     assert batch.items.tolist() == here.train["item"].to_list()
     assert [row[:3] for row in batch.target.tolist()] == [target[:3] for target in here.train["target"].to_list()]
+
+
+def test_samples_of_several_tables_are_those_of_one_wherever_they_lie(world, tmp_path):
+    table = world(users=20).train
+    tasks = table["task"].unique().sort()
+    whole = samples_of(table)
+    parts = [table[:7], table.clear(), table[7:30], table[30:]]
+    assert len(tasks) > 1
+    for found in (samples_of(*parts), gathered_samples(parts, partial(Spool, tmp_path / "new", np.int32))):
+        assert found.names == whole.names
+        assert torch.equal(found.items, whole.items)
+        assert torch.equal(found.told, whole.told)
+        for rows, expected in ((found.source, whole.source), (found.target, whole.target)):
+            assert torch.equal(rows.values, expected.values)
+            assert torch.equal(rows.offsets, expected.offsets)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_no_samples_tell_nothing(world):

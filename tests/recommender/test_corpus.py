@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.errors import DataError
+from tessera.recommender import corpus
 from tessera.recommender.corpus import codes_by_modality, histories, samples
 from tessera.recommender.vocabulary import END, Vocabulary, parse_tasks
 
@@ -33,7 +34,10 @@ def vocabulary(tasks: list[str] = TASKS) -> Vocabulary:
 
 def made(split: str, *sequences: list[int], max_history: int = 20) -> dict[str, list]:
     tables = samples(interactions(*sequences), CODES, vocabulary(), split=split, max_history=max_history)
-    return {str(task): table.select("user", "item", "source", "target").rows() for task, table in tables}
+    found: dict[str, list] = {}
+    for task, table in tables:
+        found.setdefault(str(task), []).extend(table.select("user", "item", "source", "target").rows())
+    return found
 
 
 def test_training_samples_by_hand():
@@ -54,6 +58,14 @@ def test_training_samples_by_hand():
         (None, 3, [3, 10, END], [5, 8, END]),
         (None, 4, [3, 9, END], [6, 7, END]),
     ]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_tables_of_few_samples_hold_those_of_large_ones(monkeypatch, block):
+    sequences = [0, 1, 2, 3, 4], [4, 2, 0, 1], [3, 3, 1, 2, 0]
+    whole = made("train", *sequences)
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    assert made("train", *sequences) == whole
 
 
 def test_validation_and_test_samples_by_hand():

@@ -1,9 +1,14 @@
-"""What comes of embedding items in one modality."""
+"""What comes of embedding items in one modality, and the table that it is written to."""
 
+from pathlib import Path
 from typing import NamedTuple
 
-from tessera.items.fitted import Fitted
-from tessera.items.vectors import Vectors
+import polars as pl
+
+from tessera.artifacts import table_writer, whole_folder, write_json, write_table
+from tessera.items.fitted import Fitted, save_fitted
+from tessera.items.vectors import Vectors, vector_tables
+from tessera.schemas import VECTORS
 
 
 class Embedded(NamedTuple):
@@ -12,3 +17,18 @@ class Embedded(NamedTuple):
     vectors: Vectors
     counts: dict[str, float]
     fitted: Fitted
+
+
+def write_vectors(path: Path, items: pl.Series, filled: Vectors) -> None:
+    """Write the vectors of items to path as a table, sorted by item, part by part."""
+    with table_writer(path, VECTORS) as write:
+        for part in vector_tables(items, filled):
+            write(part)
+
+
+def write_nothing(vectors: Path, encoder: Path, metrics: Path) -> None:
+    """Write what stands for the vectors of a modality that the system does not use."""
+    write_table(vectors, pl.DataFrame(schema=VECTORS), VECTORS)
+    with whole_folder(encoder) as folder:
+        save_fitted(Fitted("none"), folder)
+    write_json(metrics, {"items": 0})

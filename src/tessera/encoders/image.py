@@ -17,17 +17,25 @@ LOCAL = "local-dir:"
 
 
 def embed_pictures(
-    images: Path, keys: pl.Series, image: Image, *, backbone: Path, device: str, known: Fitted | None = None
+    images: Path,
+    keys: pl.Series,
+    image: Image,
+    *,
+    backbone: Path,
+    device: str,
+    known: Fitted | None = None,
+    scratch: Path | None = None,
 ) -> Embedded:
     """Return the vectors of the items with these keys, whose pictures are in the table at images.
 
     The folder backbone is read only where it is the encoder.
 
-    What the descriptors know already of other pictures is taken as it is; without it, they learn from these.
+    What the descriptors know already of other pictures is taken as it is; without it, they learn from these. The
+    vectors are in memory or, if a folder scratch is given, in a file there.
     """
     nothing_learned = Fitted(image.encoder)
     if image.encoder == "precomputed":
-        return Embedded(precomputed(at_home(Path(image.path)), keys), {}, nothing_learned)
+        return Embedded(precomputed(at_home(Path(image.path)), keys, scratch=scratch), {}, nothing_learned)
     if image.encoder == "descriptors":
         learned = descriptors(
             images,
@@ -41,7 +49,13 @@ def embed_pictures(
     if image.encoder == "rq_dino":
         accelerator = accelerator_on(device, precision="fp32")
         vectors = distilled(
-            images, keys, backbone=backbone, batch_size=image.batch_size, accelerator=accelerator, progress=progress
+            images,
+            keys,
+            backbone=backbone,
+            batch_size=image.batch_size,
+            accelerator=accelerator,
+            progress=progress,
+            scratch=scratch,
         )
         return Embedded(vectors, {}, nothing_learned)
     vectors = clip(
@@ -52,6 +66,7 @@ def embed_pictures(
         batch_size=image.batch_size,
         accelerator=accelerator_on(device, precision="auto"),
         progress=progress,
+        scratch=scratch,
     )
     return Embedded(vectors, {}, nothing_learned)
 

@@ -13,14 +13,17 @@ from tessera.places import at_home, found_at_home
 from tessera.runtime import accelerator_on, progress
 
 
-def embed_texts(catalogue: pl.DataFrame, text: Text, *, device: str, known: Fitted | None = None) -> Embedded:
+def embed_texts(
+    catalogue: pl.DataFrame, text: Text, *, device: str, known: Fitted | None = None, scratch: Path | None = None
+) -> Embedded:
     """Return the vectors of the items of catalogue (key, title, description).
 
-    What TF-IDF knows already of other items is taken as it is; without it, it learns from these.
+    What TF-IDF knows already of other items is taken as it is; without it, it learns from these. The vectors are in
+    memory or, if a folder scratch is given, in a file there.
     """
     nothing_learned = Fitted(text.encoder)
     if text.encoder == "precomputed":
-        return Embedded(precomputed(at_home(Path(text.path)), catalogue["key"]), {}, nothing_learned)
+        return Embedded(precomputed(at_home(Path(text.path)), catalogue["key"], scratch=scratch), {}, nothing_learned)
     texts = item_texts(catalogue, fields=text.fields)
     if text.encoder == "tfidf":
         return _by_words(texts, text, items=catalogue.height, known=known)
@@ -32,9 +35,11 @@ def embed_texts(catalogue: pl.DataFrame, text: Text, *, device: str, known: Fitt
         trust_remote_code=text.trust_remote_code,
         accelerator=accelerator_on(device, precision="auto"),
         progress=progress,
+        scratch=scratch,
     )
     counts = {"mean_tokens": float(read.tokens.mean()), "truncated": float(read.truncated.mean())}
-    return Embedded(by_item(read.vectors, texts.rows, items=catalogue.height), counts, nothing_learned)
+    vectors = by_item(read.vectors, texts.rows, items=catalogue.height, scratch=scratch)
+    return Embedded(vectors, counts, nothing_learned)
 
 
 def _by_words(texts: Texts, text: Text, *, items: int, known: Fitted | None) -> Embedded:

@@ -1,10 +1,13 @@
 """Pseudo-labels: which items look alike in one modality, found by k-means (MACRec, arXiv 2511.15122)."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from tessera.errors import DataError
+from tessera.items.vectors import parts_of
 
 #: An iteration of k-means that lowers the inertia by a smaller part of it is the last.
 TOLERANCE = 5e-4
@@ -34,40 +37,46 @@ def cluster(vectors: Vectors, *, clusters: int, initialisations: int, iterations
 
 
 def label_items(
-    vectors: pl.DataFrame, *, modality: str, clusters: int, initialisations: int, iterations: int, seed: int
+    items: pl.DataFrame,
+    vectors: Vectors,
+    *,
+    modality: str,
+    clusters: int,
+    initialisations: int,
+    iterations: int,
+    seed: int,
 ) -> pl.DataFrame:
-    """Return the table item, modality, label of vectors (item, vector, present); an absent item's label is null.
+    """Return the table item, modality, label of items (item, present); an absent item's label is null.
+
+    vectors (P, D) are those of the items that are present, in their order.
 
     Raises DataError where there are more clusters than present items, or a vector is not finite.
     """
-    present = vectors.filter("present")
-    if present.height < clusters:
+    if len(vectors) < clusters:
         raise DataError(
             f"{modality}: expected pseudo.clusters = {clusters} to be at most the number of items that have the "
-            f"modality, found {present.height} such items of {vectors.height}"
+            f"modality, found {len(vectors)} such items of {items.height}"
         )
-    matrix = present["vector"].to_numpy(writable=True)
-    broken = int((~np.isfinite(matrix)).any(axis=1).sum())
+    broken = sum(int((~np.isfinite(vectors[part])).any(axis=1).sum()) for part in parts_of(vectors))
     if broken:
         raise DataError(f"{modality}: expected finite vectors, found {broken} items with NaN or infinity")
-    found = cluster(matrix, clusters=clusters, initialisations=initialisations, iterations=iterations, seed=seed)
-    labels = present.select("item", label=pl.Series(found).cast(pl.UInt32))
-    return vectors.select("item", modality=pl.lit(modality)).join(labels, on="item", how="left", maintain_order="left")
+    found = cluster(vectors, clusters=clusters, initialisations=initialisations, iterations=iterations, seed=seed)
+    labels = items.filter("present").select("item", label=pl.Series(found).cast(pl.UInt32))
+    return items.select("item", modality=pl.lit(modality)).join(labels, on="item", how="left", maintain_order="left")
 
 
-def cluster_metrics(vectors: pl.DataFrame, labels: pl.DataFrame) -> dict[str, float]:
+def cluster_metrics(vectors: Vectors, labels: NDArray[np.integer[Any]]) -> dict[str, float]:
     """Return inertia per present item, clusters that have items, and the sizes of the smallest and the largest of them.
 
-    vectors (item, vector, present) and labels (item, label) hold one modality. Inertia is the squared Euclidean
-    distance of an item to the mean of its cluster: items 0 and 2 in one cluster give 1 per item.
+    vectors (P, D) and labels (P,) are those of the present items. Inertia is the squared Euclidean distance of an item
+    to the mean of its cluster: items 0 and 2 in one cluster give 1 per item.
     """
-    labelled = vectors.join(labels.drop_nulls("label"), on="item").sort("label")
-    matrix = labelled["vector"].to_numpy()
-    _, starts, sizes = np.unique(labelled["label"].to_numpy(), return_index=True, return_counts=True)
-    members = np.split(matrix, starts[1:])
+    order = np.argsort(labels, kind="stable")
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    members = (vectors[rows] for rows in np.split(order, starts[1:]))
     inertia = sum(float(np.square(own - own.mean(axis=0, dtype=np.float64)).sum()) for own in members)
     return {
-        "inertia_per_item": inertia / len(matrix),
+        "inertia_per_item": inertia / len(vectors),
         "clusters_used": len(sizes),
         "smallest": int(sizes.min()),
         "largest": int(sizes.max()),

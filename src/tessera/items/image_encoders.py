@@ -139,6 +139,7 @@ def clip(
     batch_size: int,
     accelerator: "Accelerator",
     progress: Progress = silently,
+    scratch: Path | None = None,
 ) -> Vectors:
     """Return the image embeddings (N, D) that an `open_clip` model gives the pictures at path of the items with keys.
 
@@ -158,7 +159,16 @@ def clip(
             vectors: Floats = network.encode_image(images).float().cpu().numpy()
         return vectors
 
-    return _embedded(path, keys, preprocess, encode, batch_size=batch_size, accelerator=accelerator, progress=progress)
+    return _embedded(
+        path,
+        keys,
+        preprocess,
+        encode,
+        batch_size=batch_size,
+        accelerator=accelerator,
+        progress=progress,
+        scratch=scratch,
+    )
 
 
 def distilled(
@@ -169,6 +179,7 @@ def distilled(
     batch_size: int,
     accelerator: "Accelerator",
     progress: Progress = silently,
+    scratch: Path | None = None,
 ) -> Vectors:
     """Return what the backbone in that folder, a teacher of `distillation`, makes (N, D) of the items' pictures.
 
@@ -189,7 +200,16 @@ def distilled(
         return vectors
 
     prepare = partial(squared, side=network.shape.size)
-    return _embedded(path, keys, prepare, encode, batch_size=batch_size, accelerator=accelerator, progress=progress)
+    return _embedded(
+        path,
+        keys,
+        prepare,
+        encode,
+        batch_size=batch_size,
+        accelerator=accelerator,
+        progress=progress,
+        scratch=scratch,
+    )
 
 
 def squared_pictures(path: Path, keys: pl.Series, *, side: int, batch_size: int) -> Iterator[Pixels]:
@@ -309,6 +329,7 @@ def _embedded(
     batch_size: int,
     accelerator: "Accelerator | None" = None,
     progress: Progress,
+    scratch: Path | None = None,
 ) -> Vectors:
     """Return what encode makes of the pictures at path; they are decoded and prepared on all processor cores."""
 
@@ -330,6 +351,7 @@ def _embedded(
             title="pictures",
             accelerator=accelerator,
             progress=progress,
+            scratch=scratch,
         )
 
 

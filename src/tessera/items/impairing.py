@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tessera.errors import DataError
 from tessera.items.hashing import drawn
-from tessera.items.vectors import Vectors
+from tessera.items.vectors import Vectors, parts_of
 
 
 class Impairment(NamedTuple):
@@ -55,16 +55,19 @@ def impaired(
     its standard deviation is `noise` times the root of the mean square by which the numbers of present vectors differ
     from their mean in that dimension: with 1, vectors move as far as they lie from their mean, in the mean square.
     """
-    vectors = np.zeros((len(kept), found.vectors.shape[1]), np.float32)
-    present = np.zeros(len(kept), np.bool_)
-    vectors[kept], present[kept] = found.vectors, found.present
+    vectors, present = found
+    if not kept.all():
+        vectors = np.zeros((len(kept), found.vectors.shape[1]), np.float32)
+        present = np.zeros(len(kept), np.bool_)
+        vectors[kept], present[kept] = found.vectors, found.present
     swapping = drawn(keys, share=impairment.swapped, purpose=f"{modality} swapped", seed=impairment.seed)
     swapping = swapping[present[swapping]]
     vectors[swapping] = vectors[np.roll(swapping, -1)]
     if impairment.noise:
         generator = np.random.default_rng([impairment.seed, *modality.encode()])
         deviation = impairment.noise * _deviation(vectors[present])
-        vectors += np.float32(deviation) * generator.standard_normal(vectors.shape, dtype=np.float32)
+        for part in parts_of(vectors):
+            vectors[part] += np.float32(deviation) * generator.standard_normal(vectors[part].shape, dtype=np.float32)
     counts = {"made_missing": int((~kept).sum()), "swapped": len(swapping)}
     return Impaired(Vectors(vectors, present), {name: count for name, count in counts.items() if count})
 

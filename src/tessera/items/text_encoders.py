@@ -5,6 +5,7 @@ an item with neither is absent.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from tessera.errors import CheckpointError, DataError, ParamsError, SourceError
 from tessera.items.encoding import Part, dtype_on, encode_all
 from tessera.items.fitted import Fitted
 from tessera.items.progress import Progress, silently
-from tessera.items.vectors import Vectors
+from tessera.items.vectors import Vectors, parts_of, room
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -120,7 +121,9 @@ def item_texts(items: pl.DataFrame, *, fields: Literal["together", "apart"]) -> 
     return Texts(texts["value"].to_list(), texts["row"].to_numpy().astype(np.int64))
 
 
-def by_item(vectors: NDArray[np.float32], rows: NDArray[np.int64], *, items: int) -> Vectors:
+def by_item(
+    vectors: NDArray[np.float32], rows: NDArray[np.int64], *, items: int, scratch: Path | None = None
+) -> Vectors:
     """Return the mean vector of each item's texts, for vectors (T, D) of texts that belong to rows (T,).
 
     A vector of zeros is that of a text in which the encoder found nothing. It does not count.
@@ -129,7 +132,10 @@ def by_item(vectors: NDArray[np.float32], rows: NDArray[np.int64], *, items: int
     texts = np.bincount(rows[telling], minlength=items)
     weights = (1 / texts[rows[telling]]).astype(np.float32)
     mean = sp.csr_array((weights, (rows[telling], telling)), shape=(items, len(vectors)))
-    return Vectors(np.asarray(mean @ vectors), texts > 0)
+    means = room(items, vectors.shape[1], scratch=scratch)
+    for part in parts_of(means):
+        means[part] = mean[part] @ vectors
+    return Vectors(means, texts > 0)
 
 
 def tfidf(texts: Sequence[str], *, dimensions: int) -> LearnedTexts:
@@ -181,6 +187,7 @@ def mean_pooled(
     trust_remote_code: bool,
     accelerator: "Accelerator",
     progress: Progress = silently,
+    scratch: Path | None = None,
 ) -> MeanPooled:
     """Return the mean of the model's last hidden states over each text's tokens (no padding): vectors (T, D).
 
@@ -210,6 +217,7 @@ def mean_pooled(
         title="texts",
         accelerator=accelerator,
         progress=progress,
+        scratch=scratch,
     )
     return MeanPooled(found.vectors, tokens.lengths, tokens.truncated)
 

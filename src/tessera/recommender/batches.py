@@ -1,13 +1,18 @@
 """Samples as flat tensors, and batches of them cut and padded without a Python object per sample."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tessera.recommender.vocabulary import PAD, Task
+
+LISTS = ("source", "target")
+"""The columns of a corpus table that hold tokens."""
 
 SORTED_TOGETHER = 50
 """Batches' worth of samples that are sorted by length at a time: enough to waste little, few enough to stay mixed."""
@@ -76,20 +81,59 @@ class Samples(NamedTuple):
         return Batch(self.source.padded(rows), self.target.padded(rows), self.items[rows], self.told[rows])
 
 
-def samples_of(corpus: pl.DataFrame) -> Samples:
-    """Return the samples of a corpus table (columns task, item, source and target)."""
-    tasks = corpus["task"].unique().sort()
-    told = [Task.parse(task).target for task in tasks]
-    names = tuple(sorted(set(told)))
-    places = np.array([names.index(name) for name in told], dtype=np.int64)
-    task_of_each = corpus["task"].cast(pl.Enum(tasks)).to_physical().to_numpy()
-    return Samples(
-        rows_of(corpus["source"]),
-        rows_of(corpus["target"]),
-        torch.from_numpy(corpus["item"].to_numpy().astype(np.int64)),
-        torch.from_numpy(places[task_of_each]),
-        names,
+class Gathered(Protocol):
+    """Numbers that come one after the other and end as one array, wherever that lies."""
+
+    def add(self, numbers: NDArray[np.int32], /) -> None:
+        """Take further numbers (n,)."""
+
+    def whole(self) -> NDArray[np.int32]:
+        """Return all of them."""
+        ...
+
+
+class InMemory:
+    """Numbers in memory."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.int32]] = []
+
+    def add(self, numbers: NDArray[np.int32]) -> None:
+        """Take further numbers (n,)."""
+        self._parts.append(numbers)
+
+    def whole(self) -> NDArray[np.int32]:
+        """Return all of them."""
+        return self._parts[0] if len(self._parts) == 1 else np.concatenate([np.zeros(0, np.int32), *self._parts])
+
+
+def samples_of(*corpus: pl.DataFrame) -> Samples:
+    """Return the samples of corpus tables (columns task, item, source and target)."""
+    return gathered_samples(corpus, InMemory)
+
+
+def gathered_samples(tables: Iterable[pl.DataFrame], gather: Callable[[], Gathered]) -> Samples:
+    """Return the samples of corpus tables, of which one is looked at at a time; what gather gives holds the tokens."""
+    tokens, lengths = {name: gather() for name in LISTS}, {name: [np.zeros(1, np.int64)] for name in LISTS}
+    items, tasks, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], dict[str, int]()
+    for table in tables:
+        if table.is_empty():
+            continue
+        for name in LISTS:
+            lengths[name].append(table[name].list.len().to_numpy().astype(np.int64))
+            tokens[name].add(table[name].explode(empty_as_null=False).to_numpy().astype(np.int32))
+        items.append(table["item"].to_numpy().astype(np.int64))
+        for task in table["task"].unique():
+            numbers.setdefault(task, len(numbers))
+        tasks.append(table["task"].replace_strict(numbers, return_dtype=pl.Int64).to_numpy())
+    source, target = (
+        Rows(torch.from_numpy(tokens[name].whole()), torch.from_numpy(np.cumsum(np.concatenate(lengths[name]))))
+        for name in LISTS
     )
+    told = [Task.parse(task).target for task in numbers]
+    names = tuple(sorted(set(told)))
+    places = np.array([names.index(name) for name in told], np.int64)[np.concatenate(tasks)]
+    return Samples(source, target, torch.from_numpy(np.concatenate(items)), torch.from_numpy(places), names)
 
 
 def rows_of(lists: pl.Series) -> Rows:

@@ -21,6 +21,9 @@ from tessera.recommender.vocabulary import END, Task, Tokens, Vocabulary
 
 SPLITS = ("train", "valid", "test")
 
+#: Samples of a table: some hundred megabytes where histories are long.
+BLOCK = 2**20
+
 
 class Histories(NamedTuple):
     """Sequences of items, and where in them the samples are; S samples."""
@@ -102,9 +105,10 @@ def samples(
     split: str,
     max_history: int,
 ) -> Iterator[tuple[Task, pl.DataFrame]]:
-    """Yield each task with its table of samples: user, task, item (the target), source and target tokens.
+    """Yield each task with tables of its samples: user, task, item (the target), source and target tokens.
 
-    codes maps a modality to its codes (N, L), row i those of item i. Item tasks belong to the training split alone.
+    A table holds at most BLOCK of them. codes maps a modality to its codes (N, L), row i those of item i. Item tasks
+    belong to the training split alone.
 
     Raises DataError where the split has no sample.
     """
@@ -112,23 +116,28 @@ def samples(
     found = histories(interactions, split=split, max_history=max_history)
     if not len(found.targets):
         raise DataError(f"{split} samples: expected at least one target with a history, found none")
-    rows = found.before
     for task in vocabulary.tasks:
         if task.kind == "history":
-            yield task, _history_samples(task, found, rows, tokens, vocabulary)
+            for block in _blocks(len(found.targets)):
+                yield task, _history_samples(task, found.block(block), tokens, vocabulary)
         elif split == "train":
-            yield task, _item_samples(task, tokens, vocabulary)
+            for block in _blocks(len(tokens[task.source])):
+                yield task, _item_samples(task, block, tokens, vocabulary)
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
 
 def _history_samples(
-    task: Task, found: Histories, rows: NDArray[np.uint32], tokens: Mapping[str, Tokens], vocabulary: Vocabulary
+    task: Task, found: Histories, tokens: Mapping[str, Tokens], vocabulary: Vocabulary
 ) -> pl.DataFrame:
     items = found.items[found.targets]
     return _table(
         task,
         users=found.users,
         items=items,
-        source=history_sources(task, rows, found.lengths, tokens, vocabulary),
+        source=history_sources(task, found.before, found.lengths, tokens, vocabulary),
         target=_ended(tokens[task.target][items]),
     )
 
@@ -145,14 +154,14 @@ def history_sources(
     return _framed(vocabulary.prefix(task), source.ravel(), lengths * source.shape[1])
 
 
-def _item_samples(task: Task, tokens: Mapping[str, Tokens], vocabulary: Vocabulary) -> pl.DataFrame:
-    source = tokens[task.source]
+def _item_samples(task: Task, items: slice, tokens: Mapping[str, Tokens], vocabulary: Vocabulary) -> pl.DataFrame:
+    source = tokens[task.source][items]
     return _table(
         task,
         users=None,
-        items=np.arange(len(source), dtype=np.uint32),
+        items=np.arange(items.start, items.stop, dtype=np.uint32),
         source=_framed(vocabulary.prefix(task), source.ravel(), np.full(len(source), source.shape[1])),
-        target=_ended(tokens[task.target]),
+        target=_ended(tokens[task.target][items]),
     )
 
 

@@ -31,7 +31,7 @@ from tessera.items.fitted import load_fitted
 from tessera.items.folder import read_item_file
 from tessera.items.picture_parts import fetch_parts, merge, wanted_pictures
 from tessera.items.pictures import Limits
-from tessera.items.vectors import Vectors, vector_table
+from tessera.items.vectors import Vectors, vector_tables
 from tessera.items.web import Patience
 from tessera.params import Params, Text
 from tessera.runtime import torch_device
@@ -150,7 +150,7 @@ def _table(numbers: pl.Series, found: Vectors, before: pl.DataFrame) -> pl.DataF
     filled = np.tile(centre, (len(numbers), 1))
     if found.present.any():
         filled[found.present] = found.vectors[found.present]
-    return vector_table(numbers, Vectors(filled, found.present))
+    return pl.concat(vector_tables(numbers, Vectors(filled, found.present)))
 
 
 def _ids(shop: Shop, new: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
