@@ -14,23 +14,17 @@ from ruamel.yaml import YAML
 
 from tessera.artifacts import read_json, read_table
 from tessera.compose import composed
+from tessera.items.demo import write_demo
 from tessera.params import Params, parsed_section
-from tessera.schemas import IDS, IMAGES, ITEMS, RAW_ITEMS, REVIEWS
+from tessera.schemas import IDS, IMAGES, ITEMS, RAW_ITEMS, REVIEWS, VECTORS
 from tests.documents import PAGES, commands_of, uses_a_model
 from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
+from tests.tiny_models import bert_like, clip_folder
 
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 #: What `dvc exp run` is given; runs are cheap, so that each is done in this process and without DVC.
 EXPERIMENTS = sorted({c for c in COMMANDS if c.text.startswith("dvc exp run") and c.overrides}, key=lambda c: c.text)
-
-#: Experiments that want what is not here: their parameters are composed and checked, and no stage is run.
-NOT_HERE = {
-    "encoder=sentence": "downloads models",
-    "encoder=precomputed": "takes vectors of one's own; tests/stages/test_embed_text.py has some",
-    "ids.source=file": "takes IDs of one's own; tests/stages/test_resolve_collisions.py has some",
-    "dataset=instruments": "takes reviews of one's own",
-}
 
 #: The published depth takes time.
 FEW = {"t5.encoder_layers": 1, "t5.decoder_layers": 1}
@@ -52,10 +46,18 @@ TYPED = {
     "tessera show": "popularity",
     "tessera ids BPKBIV0UDB": "modality",
     "tessera ids text:12": "items begin with",
+    "dvc remote add --default store /path/to/store": "as a default remote",
+    "dvc push": "pushed",
+    "dvc pull": "up to date",
 }
 
 #: Commands that stand in a queue for what they do.
-QUEUED = ("dvc exp run --queue -S seed=0,1,2", "dvc queue start")
+QUEUED = (
+    "dvc exp run --queue -S seed=0,1,2",
+    "dvc queue start",
+    "CUDA_VISIBLE_DEVICES=0 dvc queue start",
+    "CUDA_VISIBLE_DEVICES=1 dvc queue start --jobs 2",
+)
 
 #: How long the first of the queued experiments may take.
 SECONDS = 300
@@ -100,16 +102,49 @@ def shop(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """What readers are told to name, and a data set and models are taken from: the demo shop's, and small models."""
+    folder = tmp_path_factory.mktemp("own")
+    stages = list(STAGES)
+    run_stages(stages[: stages.index("build_corpus")], folder, SMALL)
+    write_demo(folder, users=SMALL["dataset.users"], items=SMALL["dataset.items"], seed=0)
+    keys = read_table(folder / "data/filter_reviews/items.parquet", ITEMS).select("item", "key")
+
+    def by_key(table: pl.DataFrame) -> pl.DataFrame:
+        return table.join(keys, on="item").drop("item").rename({"key": "item"})
+
+    paths = {name: folder / f"{name}.parquet" for name in ("text", "image", "ids")}
+    for modality, stage in (("text", "embed_text"), ("image", "embed_images")):
+        by_key(read_table(folder / f"data/{stage}/vectors.parquet", VECTORS)).write_parquet(paths[modality])
+    by_key(read_table(folder / "data/resolve_collisions/ids.parquet", IDS)).write_parquet(paths["ids"])
+    return {
+        "encoder=sentence": {
+            "text.model": str(bert_like(folder / "bert")),
+            "text.max_tokens": 16,
+            "image.model": f"local-dir:{clip_folder(folder / 'clip')}",
+            "image.checkpoint": None,
+        },
+        "encoder=precomputed": {f"{name}.path": str(paths[name]) for name in ("text", "image")},
+        "ids.source=file": {"ids.path": str(paths["ids"])},
+        "dataset=instruments": {
+            "dataset.reviews": str(folder / "reviews.json.gz"),
+            "dataset.metadata": str(folder / "meta.json.gz"),
+            "dataset.expected": None,
+        },
+    }
+
+
 @pytest.mark.parametrize("command", EXPERIMENTS, ids=lambda command: command.text)
-def test_an_experiment_of_the_documents(command, shop, tmp_path):
+def test_an_experiment_of_the_documents(command, shop, own, tmp_path):
     overrides = [_here(override, shop) for override in command.overrides if not override.startswith("seed=")]
     parsed_section(composed(CONF, overrides), Params, source=CONF)
-    if set(overrides) & set(NOT_HERE):
-        return
     named = {override.partition("=")[0] for override in overrides}
     changes = {key: value for key, value in (SMALL | FEW).items() if key not in named}
-    if "dataset=folder" in overrides:
+    if "dataset" in named:
         changes = {key: value for key, value in changes.items() if not key.startswith("dataset.")}
+    for override in overrides:
+        changes |= own.get(override, {})
     for stage in STAGES:
         run_stage(stage, tmp_path, changes, overrides=overrides)
     assert 0 <= read_json(tmp_path / "metrics/evaluate.json")["final"]["hr@10"] <= 1
@@ -162,12 +197,13 @@ def typed(folder: Path, command: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_commands_typed_one_after_the_other(repository):
+def test_commands_typed_one_after_the_other(repository, tmp_path):
     ids = read_table(repository / "data/resolve_collisions/ids.parquet", IDS)
     key = read_table(repository / "data/filter_reviews/items.parquet", ITEMS)["key"][0]
     code = ids.filter(modality="text")["codes"][0][0]
     for command, told in TYPED.items():
         here = command.replace("BPKBIV0UDB", key).replace("text:12", f"text:{code}")
+        here = here.replace("/path/to/store", str(tmp_path / "store"))
         here = here.replace("make params", f"{sys.executable} -m tessera.compose")  # without a new environment
         assert told in typed(repository, here), command
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
@@ -35,10 +36,10 @@ def command(stage: str, launcher: list[str]) -> list[str]:
     return [*launcher, str(ROOT / "stages" / f"{stage}.py"), *options]
 
 
-def start(stage: str, folder: Path, changes: dict, *, launcher: list[str] = PYTHON) -> subprocess.Popen:
+def start(stage: str, folder: Path, changes: dict, *, launcher: list[str] = PYTHON) -> psutil.Popen:
     write_params(folder / "params.yaml", BASE | changes)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
+    return psutil.Popen(
         command(stage, launcher), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
@@ -72,16 +73,22 @@ def weights(folder: Path) -> bytes:
     return (folder / "data/train_t5/checkpoint/model.safetensors").read_bytes()
 
 
-def test_a_training_that_was_killed_ends_like_one_that_was_not(beside):
-    killed, whole = beside("killed"), beside("whole")
-    process = start("train_t5", killed, {"t5.epochs": 6})
-    while not list(killed.glob("checkpoints/*/last.pt")):
+def kill_after_an_epoch(folder: Path, changes: dict, *, launcher: list[str] = PYTHON) -> None:
+    """Start a training in folder, and kill its processes as soon as there is a checkpoint."""
+    process = start("train_t5", folder, changes, launcher=launcher)
+    while not list(folder.glob("checkpoints/*/last.pt")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    for each in [process, *process.children(recursive=True)]:
+        each.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert not (killed / "data/train_t5").exists()
+    assert not (folder / "data/train_t5").exists()
+
+
+def test_a_training_that_was_killed_ends_like_one_that_was_not(beside):
+    killed, whole = beside("killed"), beside("whole")
+    kill_after_an_epoch(killed, {"t5.epochs": 6})
     finish("train_t5", killed, {"t5.epochs": 6})
     finish("train_t5", whole, {"t5.epochs": 6})
     assert weights(killed) == weights(whole)
@@ -92,13 +99,14 @@ def test_a_training_that_was_killed_ends_like_one_that_was_not(beside):
 
 
 def test_two_processes_train_and_rank_as_one_does(beside):
-    """Two processes share the batches, and the users without loss.
+    """Two processes share the batches, though they were killed in between, and the users without loss.
 
     Losses are the same but for rounding. A weight whose gradient is next to nothing may be an Adam step apart: the step
     is as long whatever the gradient's size.
     """
     one, two = beside("one"), beside("two")
     finish("train_t5", one, {})
+    kill_after_an_epoch(two, {}, launcher=TORCHRUN)
     finish("train_t5", two, {}, launcher=TORCHRUN)
     alone, together = load_file_of(one), load_file_of(two)
     assert alone.keys() == together.keys()
