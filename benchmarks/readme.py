@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from side_by_side import Growth, rounded
+from side_by_side import Growth, rounded, with_told
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -32,17 +32,8 @@ def main(
 ) -> None:
     """Bring README and picture up to date with the results."""
     documents = [json.loads((results / f"{name}.json").read_text()) for name in ORDER]
-    readme.write_text(with_table(readme.read_text(), documents))
+    readme.write_text(with_told(readme.read_text(), table(documents), begin=BEGIN, end=END))
     picture.write_text(small_plots([Growth(**each) for document in documents for each in document["growth"]]))
-
-
-def with_table(page: str, documents: Sequence[dict[str, Any]]) -> str:
-    """Return page with the table of documents between the marks; raise ValueError where it has no marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"README: expected {BEGIN} and {END}, found none")
-    return f"{before}{BEGIN}\n\n{table(documents)}\n\n{END}{after}"
 
 
 def table(documents: Sequence[dict[str, Any]]) -> str:

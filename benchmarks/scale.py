@@ -1,7 +1,7 @@
 """How the time and the memory of each stage grow with the catalogue, up to a million items on one machine.
 
 Drawn data in the form of a shop's own folder: so many items and users, twenty interactions a user (every item is taken
-five times and more, the rest follow Zipf's law), and a text and a picture vector of 768 numbers an item. Stages run as
+six times and more, the rest follow Zipf's law), and a text and a picture vector of 768 numbers an item. Stages run as
 `dvc.yaml` has them, each a process of its own, with the published sizes but for what only lengthens a run: one start of
 k-means, and one pass of the cross-modal quantizer over the items. One pass leaves most items with the same codes, so
 that those which the later stages see are the residual k-means's, measured too. The T5 is not trained: `train_t5` is
@@ -29,7 +29,7 @@ import typer
 from embeddings import Embeddings
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
-from side_by_side import GIB, in_own_process, machine
+from side_by_side import GIB, in_own_process, machine, with_told
 
 from tessera.artifacts import read_json, read_table, table_writer, whole_folder, write_table
 from tessera.compose import composed
@@ -122,7 +122,7 @@ def main(
     told = table(runs)
     print(told)
     if page is not None:
-        page.write_text(with_table(page.read_text(), told))
+        page.write_text(with_told(page.read_text(), told, begin=BEGIN, end=END))
 
 
 def draw(folder: Path, items: int) -> None:
@@ -180,12 +180,12 @@ def run_all(folder: Path, *, users: int, seconds: int) -> Run:
     shop, run = folder / "shop", folder / "run"
     run.mkdir(exist_ok=True)
     paths = [f"dataset.path={shop}", *(f"{each}.path={shop / each}.parquet" for each in ("text", "image"))]
-    (run / "params.yaml").write_text(composed(ROOT / "conf", [*OVERRIDES, *paths]))
+    write_params(run, *paths)
     taken = {}
     for stage in BEFORE:
         taken[stage] = run_stage(stage, run)
         if stage == QUANTIZER:
-            (run / "params.yaml").write_text(composed(ROOT / "conf", [*OVERRIDES, *paths, RESIDUAL_KMEANS]))
+            write_params(run, *paths, RESIDUAL_KMEANS)
             taken[f"{stage}, {RESIDUAL_KMEANS}"] = run_stage(stage, run)
     taken[STOPPED] = stopped_stage(STOPPED, run, after=seconds)
     in_own_process(draw_t5, run)
@@ -193,6 +193,11 @@ def run_all(folder: Path, *, users: int, seconds: int) -> Run:
     taken[LAST] = run_stage(LAST, run)
     counts = read_json(run / "metrics/filter_reviews.json")
     return Run(counts["items"], counts["interactions"], taken)
+
+
+def write_params(run: Path, *overrides: str) -> None:
+    """Write what the pipeline is run with to run."""
+    (run / "params.yaml").write_text(composed(ROOT / "conf", [*OVERRIDES, *overrides]))
 
 
 def run_stage(stage: str, run: Path) -> Taken:
@@ -245,15 +250,6 @@ def keep_users(run: Path, users: int) -> None:
         path = run / f"data/build_corpus/{split}.parquet"
         kept = pl.scan_parquet(path).filter(pl.col("user") < users).collect(engine="streaming")
         write_table(path, kept, CORPUS)
-
-
-def with_table(page: str, told: str) -> str:
-    """Return page with the table told between the marks; raise ValueError where it has no marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"expected {BEGIN} and {END}, found none")
-    return f"{before}{BEGIN}\n\n{told}\n\n{END}{after}"
 
 
 def table(runs: Sequence[Run]) -> str:

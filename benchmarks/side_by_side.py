@@ -180,6 +180,15 @@ def report(benchmark: str, cases: list[Case], *, growth: Sequence[Growth] = (), 
         to.write_text(json.dumps(document, indent=2) + "\n")
 
 
+def with_told(page: str, told: str, *, begin: str, end: str) -> str:
+    """Return page with what is told between the marks begin and end; raise ValueError where it has no marks."""
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"page: expected {begin} and {end}, found none")
+    return f"{before}{begin}\n\n{told}\n\n{end}{after}"
+
+
 def rounded(number: float) -> str:
     """Return number with three digits that count: 1,234,567 as 1,230,000 and 0.012345 as 0.0123."""
     if number == 0:

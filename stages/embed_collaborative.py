@@ -53,7 +53,7 @@ def main(
         progress=partial(progress, title="epochs"),
     )
     trained = np.isin(items.to_numpy(), table.filter(pl.col("split") == "train")["item"].to_numpy())
-    embeddings = fitted.encoder.items.weight.detach()[: len(items)].cpu().numpy().copy()
+    embeddings = fitted.encoder.items.weight.detach()[: len(items)].cpu().numpy().copy()  # to be filled
     filled = fill_absent(Vectors(embeddings, trained), modality="collaborative")
     with whole_folder(encoder) as folder:
         save_encoder(fitted.encoder, folder)

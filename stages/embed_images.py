@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 
-from tessera.artifacts import read_table, whole_folder, write_json
-from tessera.encoders.embedded import write_nothing, write_vectors
+from tessera.artifacts import read_table
+from tessera.encoders.embedded import Embedded
 from tessera.encoders.image import embed_pictures
-from tessera.items.fitted import save_fitted
-from tessera.items.impairing import Impairment, impaired, remaining
-from tessera.items.vectors import fill_absent, vector_metrics
+from tessera.encoders.modality import write_embedded, write_nothing
 from tessera.params import PARAMS_FILE, load_params
-from tessera.runtime import is_main_process, run
+from tessera.runtime import run
 from tessera.schemas import ITEMS
 
 
@@ -27,23 +26,25 @@ def main(
 ) -> None:
     params = load_params(params_file)
     if "image" not in params.modalities:
-        if is_main_process():
-            write_nothing(vectors, encoder, metrics)
+        write_nothing(vectors=vectors, encoder=encoder, metrics=metrics)
         return
-    catalogue = read_table(items, ITEMS)
-    keys, impairment = catalogue["key"], Impairment(**params.image.model_dump(include=set(Impairment._fields)))
-    kept = remaining(keys, missing=params.image.missing, seed=params.image.seed, modality="image")
-    found = embed_pictures(
-        images, keys.filter(kept), params.image, backbone=backbone, device=params.device, scratch=vectors.parent
+
+    def embed(kept: pl.DataFrame) -> Embedded:
+        found = embed_pictures(
+            images, kept["key"], params.image, backbone=backbone, device=params.device, scratch=vectors.parent
+        )
+        lost = int((kept["has_picture"].to_numpy() & ~found.vectors.present).sum())
+        return found._replace(counts={"pictures_lost": lost})
+
+    write_embedded(
+        read_table(items, ITEMS),
+        params.image,
+        embed,
+        modality="image",
+        vectors=vectors,
+        encoder=encoder,
+        metrics=metrics,
     )
-    if is_main_process():
-        lost = int((catalogue["has_picture"].to_numpy()[kept] & ~found.vectors.present).sum())
-        made = impaired(found.vectors, kept, impairment, keys=keys, modality="image")
-        filled = fill_absent(made.vectors, modality="image")
-        write_vectors(vectors, catalogue["item"], filled)
-        with whole_folder(encoder) as folder:
-            save_fitted(found.fitted, folder)
-        write_json(metrics, vector_metrics(filled) | {"pictures_lost": lost} | made.counts)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,11 @@ from typing import Annotated
 
 import typer
 
-from tessera.artifacts import read_table, whole_folder, write_json
-from tessera.encoders.embedded import write_nothing, write_vectors
+from tessera.artifacts import read_table
+from tessera.encoders.modality import write_embedded, write_nothing
 from tessera.encoders.text import embed_texts
-from tessera.items.fitted import save_fitted
-from tessera.items.impairing import Impairment, impaired, remaining
-from tessera.items.vectors import fill_absent, vector_metrics
 from tessera.params import PARAMS_FILE, load_params
-from tessera.runtime import is_main_process, run
+from tessera.runtime import run
 from tessera.schemas import ITEMS
 
 
@@ -25,20 +22,17 @@ def main(
 ) -> None:
     params = load_params(params_file)
     if "text" not in params.modalities:
-        if is_main_process():
-            write_nothing(vectors, encoder, metrics)
+        write_nothing(vectors=vectors, encoder=encoder, metrics=metrics)
         return
-    catalogue = read_table(items, ITEMS)
-    keys, impairment = catalogue["key"], Impairment(**params.text.model_dump(include=set(Impairment._fields)))
-    kept = remaining(keys, missing=params.text.missing, seed=params.text.seed, modality="text")
-    found = embed_texts(catalogue.filter(kept), params.text, device=params.device, scratch=vectors.parent)
-    if is_main_process():
-        made = impaired(found.vectors, kept, impairment, keys=keys, modality="text")
-        filled = fill_absent(made.vectors, modality="text")
-        write_vectors(vectors, catalogue["item"], filled)
-        with whole_folder(encoder) as folder:
-            save_fitted(found.fitted, folder)
-        write_json(metrics, vector_metrics(filled) | found.counts | made.counts)
+    write_embedded(
+        read_table(items, ITEMS),
+        params.text,
+        lambda kept: embed_texts(kept, params.text, device=params.device, scratch=vectors.parent),
+        modality="text",
+        vectors=vectors,
+        encoder=encoder,
+        metrics=metrics,
+    )
 
 
 if __name__ == "__main__":

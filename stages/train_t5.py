@@ -33,7 +33,9 @@ def main(
     history: Annotated[Path, typer.Option(help="Where each epoch's measures go.")],
     curves: Annotated[Path, typer.Option(help="The folder where live curves grow.")],
     metrics: Annotated[Path, typer.Option(help="Where the best epoch's measures go.")],
-    resume: Annotated[Path, typer.Option(help="Where checkpoints of unfinished trainings lie.")] = Path("checkpoints"),
+    resume: Annotated[
+        Path, typer.Option(help="Where what unfinished trainings need lies: checkpoints, samples.")
+    ] = Path("checkpoints"),
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
@@ -50,7 +52,7 @@ def main(
     with live_curves(curves) as add_to_curves:
         fitted = fit(
             new_model(words, tokens, Sizes(**params.t5.model_dump(include=set(Sizes._fields))), seed=params.seed),
-            gathered_samples(read_parts(train, CORPUS), partial(Spool, checkpoint.parent, np.int32)),
+            gathered_samples(read_parts(train, CORPUS), partial(Spool, at_home(resume), np.int32)),
             validation_on(read_table(valid, CORPUS), tokens, words.tasks, users=params.t5.monitor_users),
             tokens,
             vocabulary=words,

@@ -38,7 +38,7 @@ TYPED = {
     "dvc exp run -S quant.lambda_con=0.5": "Ran experiment",
     "dvc metrics diff": "quantizer",
     "dvc exp show --only-changed --drop '^(?!Experiment|final|seed|system|quant|t5|decode)'": "lambda_con",
-    "dvc metrics diff --targets metrics/evaluate.json": "metrics/evaluate.json",
+    "dvc metrics diff --targets metrics/evaluate.json": "final.hr@10",
     "dvc params diff": "quant.lambda_con",
     "dvc plots diff": "index.html",
     "git checkout . && dvc checkout": "",
@@ -60,7 +60,7 @@ QUEUED = (
 )
 
 #: How long the first of the queued experiments may take, and how long to wait before asking again.
-SECONDS, PAUSE = 400, 5
+SECONDS, PAUSE = 300, 5
 
 #: Commands that other tests, or those who start them, run; and where.
 ELSEWHERE = {
@@ -175,9 +175,9 @@ def repository(tmp_path_factory):
 
 
 def make_small(conf: Path) -> None:
-    """Have the root of conf/ end with the values of SMALL."""
+    """Have the root of conf/ end with the values of SMALL, and batches so small that a changed parameter is seen."""
     values: dict = {}
-    for dotted, value in SMALL.items():
+    for dotted, value in (SMALL | {"t5.batch_size": 64}).items():
         section, _, key = dotted.rpartition(".")
         (values.setdefault(section, {}) if section else values)[key] = value
     with (conf / "few.yaml").open("w") as file:

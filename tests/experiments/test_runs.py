@@ -22,7 +22,7 @@ def table(**rows):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_of_the_projects_tables_is_valid(name):
-    known = load_table(ROOT / "experiments", name).model_copy(update={"seeds": 1})
+    known = load_table(ROOT / "experiments", name).model_copy(update={"seeds": 2})
     settings = [f"dataset.path={ROOT}"] if "folder" in known.datasets else []  # which the user has to name
     plans, refusals = plan_runs(known, conf=CONF, settings=settings)
     assert refusals == []

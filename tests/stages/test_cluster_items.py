@@ -51,6 +51,15 @@ def test_every_item_is_labelled_in_every_modality_it_has(stage):
     assert (metrics["image"]["smallest"], metrics["image"]["largest"]) == (counts.min(), counts.max())
 
 
+def test_absent_items_have_no_influence(stage, tmp_path):
+    labels, metrics, _ = stage()
+    path = tmp_path / "image.parquet"
+    far = pl.when("present").then("vector").otherwise(pl.lit([500.0] * 3, dtype=pl.Array(pl.Float32, 3)))
+    write_table(path, read_table(path, VECTORS).with_columns(vector=far), VECTORS)
+    assert stage()[0].equals(labels)
+    assert stage()[1] == metrics
+
+
 def test_the_same_parameters_give_the_same_file(stage):
     assert stage()[2] == stage()[2]
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tessera.artifacts import table_writer, whole_folder, write_json, write_table
-from tessera.items.fitted import Fitted, save_fitted
+from tessera.artifacts import table_writer
+from tessera.items.fitted import Fitted
 from tessera.items.vectors import Vectors, vector_tables
 from tessera.schemas import VECTORS
 
@@ -24,11 +24,3 @@ def write_vectors(path: Path, items: pl.Series, filled: Vectors) -> None:
     with table_writer(path, VECTORS) as write:
         for part in vector_tables(items, filled):
             write(part)
-
-
-def write_nothing(vectors: Path, encoder: Path, metrics: Path) -> None:
-    """Write what stands for the vectors of a modality that the system does not use."""
-    write_table(vectors, pl.DataFrame(schema=VECTORS), VECTORS)
-    with whole_folder(encoder) as folder:
-        save_fitted(Fitted("none"), folder)
-    write_json(metrics, {"items": 0})

@@ -50,6 +50,8 @@ def impaired(
 ) -> Impaired:
     """Return the vectors (N, D) of the items with these keys (N,) out of those found (M, D) of the kept ones.
 
+    Where all are kept, it is those found that are made worse.
+
     Items that are not kept are absent. Of the items drawn to swap those that are present each take the vector of the
     next one drawn, and the last that of the first. Noise is Gaussian and independent in each number of each vector;
     its standard deviation is `noise` times the root of the mean square by which the numbers of present vectors differ

@@ -120,8 +120,9 @@ def gathered_samples(tables: Iterable[pl.DataFrame], gather: Callable[[], Gather
         if table.is_empty():
             continue
         for name in LISTS:
-            lengths[name].append(table[name].list.len().to_numpy().astype(np.int64))
-            tokens[name].add(table[name].explode(empty_as_null=False).to_numpy().astype(np.int32))
+            rows = rows_of(table[name])
+            lengths[name].append(rows.lengths.numpy())
+            tokens[name].add(rows.values.numpy())
         items.append(table["item"].to_numpy().astype(np.int64))
         for task in table["task"].unique():
             numbers.setdefault(task, len(numbers))

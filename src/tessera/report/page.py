@@ -156,18 +156,15 @@ def _environment() -> Environment:
 
 def _render(template: str, content: Content, **more: Any) -> str:
     final = next(ranking for ranking in content.rankings if ranking.is_final)
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            **content._asdict(),
-            **more,
-            final=final,
-            measures=MEASURES,
-            few_users=FEW_USERS,
-            cut=CUT,
-            hues=hues_of(content),
-        )
+    page = _environment().get_template(template)
+    return page.render(
+        **content._asdict(),
+        **more,
+        final=final,
+        measures=MEASURES,
+        few_users=FEW_USERS,
+        cut=CUT,
+        hues=hues_of(content),
     )
 
 
