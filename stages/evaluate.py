@@ -1,8 +1,9 @@
 """Fuse the rankings of the modalities, and measure each ranking on the validation and the test items.
 
-Rankings without semantic IDs are fused with them and measured beside them. Every user has one target a split and the
-whole catalogue is ranked; popularity, the floor, stands beside the others. `final` is what the system recommends: the
-ensemble, or the only ranking there is, or popularity where there is none.
+Rankings without semantic IDs are fused with them and measured beside them. Where the fusion is learned, it is from the
+targets of the validation split, whose ensemble is then measured on what it was learned from. Every user has one target
+a split and the whole catalogue is ranked; popularity, the floor, stands beside the others. `final` is what the system
+recommends: the ensemble, or the only ranking there is, or popularity where there is none.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +17,8 @@ import typer
 from tessera.artifacts import read_table, write_json, write_table
 from tessera.measures import FINAL
 from tessera.params import PARAMS_FILE, load_params
-from tessera.recommender.fusion import ENSEMBLE, fuse
+from tessera.recommender.fusion import ENSEMBLE, Weight, fuse, weights_table
+from tessera.recommender.fusion_fitting import learn_weights
 from tessera.recommender.metrics import (
     Floats,
     bootstrap_intervals,
@@ -29,7 +31,7 @@ from tessera.recommender.metrics import (
 from tessera.recommender.popularity import POPULARITY, rank_by_popularity
 from tessera.recommender.targets import check_rankings, doubts, find_targets, target_ranks
 from tessera.runtime import log, run
-from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS
+from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS, WEIGHTS
 
 #: Keys of the metrics beside the rankings.
 RESERVED = (ENSEMBLE, POPULARITY, FINAL, "valid", "cold", "warm")
@@ -40,6 +42,7 @@ def main(
     interactions: Annotated[Path, typer.Option(help="The interactions; those of valid and test are the targets.")],
     per_user: Annotated[Path, typer.Option(help="To write: the rank of each user's target in each ranking.")],
     ensemble: Annotated[Path, typer.Option(help="To write: the fused rankings, or the only one.")],
+    weights: Annotated[Path, typer.Option(help="To write: what each ranking weighs, where that is learned.")],
     metrics: Annotated[Path, typer.Option(help="To write: the measures of each ranking.")],
     slices: Annotated[Path, typer.Option(help="To write: HR@10 and NDCG@10 by target frequency and history length.")],
     curve: Annotated[Path, typer.Option(help="To write: HR@K and NDCG@K for each K, on the test split.")],
@@ -58,7 +61,8 @@ def main(
     names = single["modality"].unique().to_list()
     longest = int(single["rank"].to_numpy().max(initial=0)) or params.decode.beams
     popular = rank_by_popularity(history, length=longest, exclude_seen=params.decode.exclude_seen)
-    fused = fuse(single, rule=params.decode.fusion) if names else popular
+    learned = _learned(single, targets) if params.decode.fusion == "learned" else {}
+    fused = fuse(single, rule=params.decode.fusion, weights=learned) if names else popular
     final = ENSEMBLE if len(names) > 1 else next(iter(names), POPULARITY)
     compared = [single, fused, popular] if final == ENSEMBLE else [single, popular]
     found = pl.concat(target_ranks(table, targets) for table in compared)
@@ -67,6 +71,7 @@ def main(
 
     write_table(per_user, found, PER_USER)
     write_table(ensemble, fused, RANKINGS)
+    write_table(weights, weights_table(learned), WEIGHTS)
     write_json(metrics, _document(ranks | ranks_by_warmth(found), measure, final=final))
     write_json(slices, measure_slices(found, bounds=bounds))
     write_json(curve, measure_cuts(ranks["test"], longest=longest))
@@ -86,6 +91,15 @@ def main(
             "intervals": _document(ranks, drawn, final=final),
         },
     )
+
+
+def _learned(rankings: pl.DataFrame, targets: pl.DataFrame) -> dict[str, Weight]:
+    """Return what each ranking weighs, learned on the validation split, and tell it."""
+    is_valid = pl.col("split") == "valid"
+    weights = learn_weights(rankings.filter(is_valid), targets.filter(is_valid))
+    for name, weight in weights.items():
+        log.info("%s weighs %.2f a unit of score, and %.2f for holding an item", name, weight.score, weight.held)
+    return weights
 
 
 def _document(

@@ -53,6 +53,8 @@ SMALL = {
     "report.examples": 2,
 }
 
+#: With these there is every kind of ranking in the ensemble.
+MEMBERS = {"sequence.encoder": "sasrec", "collaborative.members": ["itemknn", "sasrec"]}
 
 CONF = ROOT / "conf"
 

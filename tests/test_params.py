@@ -13,7 +13,7 @@ from tessera.params import load_params
         ({"quant.lr": "1e-3"}, r"quant\.lr: expected a float, found '1e-3'"),
         ({"quant.levels": 2.0}, r"quant\.levels: expected an integer, found 2\.0"),
         ({"decode.renormalise": 1}, r"decode\.renormalise: expected true or false, found 1"),
-        ({"decode.fusion": "median"}, r"decode\.fusion: .*'mean', 'mean_bonus' or 'best', found 'median'"),
+        ({"decode.fusion": "median"}, r"decode\.fusion: .*'mean', 'mean_bonus', 'best' or 'learned', found 'median'"),
         ({"t5.dropout": 1.0}, r"t5\.dropout: .*less than 1, found 1\.0"),
         ({"modalities": []}, r"corpus\.tasks: expected .* none if there are none, found .* for \[\]"),
         ({"corpus.tasks": []}, r"corpus\.tasks: expected tasks if there are modalities .*, found \[\]"),

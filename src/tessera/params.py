@@ -298,7 +298,7 @@ class Decode(Section):
     batch_size: PositiveInt
     renormalise: bool
     exclude_seen: bool
-    fusion: Literal["mean", "mean_bonus", "best"]
+    fusion: Literal["mean", "mean_bonus", "best", "learned"]
 
 
 class ItemKnn(Section):

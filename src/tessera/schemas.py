@@ -103,6 +103,10 @@ RANKINGS: Schema = {
     "score": pl.Float32,
 }
 
+#: evaluate: what a place in each ranking weighs where the fusion learns it, no rows otherwise. An item gets `held` for
+#: being in a list, and `score` for each unit of its score above the list's lowest.
+WEIGHTS: Schema = {"modality": pl.String, "score": pl.Float64, "held": pl.Float64}
+
 #: evaluate: where each user's target stands in each ranking; `rank` is null where it is not in the list.
 PER_USER: Schema = {
     "split": pl.String,

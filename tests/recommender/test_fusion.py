@@ -1,4 +1,5 @@
 import itertools
+import math
 from typing import get_args
 
 import polars as pl
@@ -9,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from tessera.errors import DataError
 from tessera.recommender import fusion
-from tessera.recommender.fusion import Rule, fuse
+from tessera.recommender.fusion import Rule, Weight, fuse, weights_in, weights_table
 from tessera.schemas import RANKINGS
 
 RULES = get_args(Rule)
@@ -29,12 +30,18 @@ def scores_of(fused, *, split="test", user=0):
     return list(zip(chosen["item"], chosen["score"], strict=True))
 
 
+#: Exact in binary, as scores are.
+WEIGHTS = {"text": Weight(2.0, 0.5), "image": Weight(0.5, -0.25), "sound": Weight(0.0, 1.0)}
+
+
 def fuse_slowly(table, *, rule):
     """The twin: one user, one item and one list at a time."""
     rows = []
     for split, user in sorted(set(table.select("split", "user").rows())):
         mine = table.filter(split=split, user=user)
-        lists = [dict(each.select("item", "score").rows()) for each in mine.partition_by("modality")]
+        names = mine["modality"].unique().to_list()
+        by_name = {name: dict(mine.filter(modality=name).select("item", "score").rows()) for name in names}
+        lists = list(by_name.values())
         scores = {}
         for item in set().union(*lists):
             held = [each[item] for each in lists if item in each]
@@ -42,7 +49,15 @@ def fuse_slowly(table, *, rule):
                 "mean": sum(each.get(item, min(each.values())) for each in lists) / len(lists),
                 "mean_bonus": sum(held) / len(held) + len(held) - 1,
                 "best": max(held),
+                "learned": sum(
+                    WEIGHTS[name].score * (each[item] - min(each.values())) + WEIGHTS[name].held
+                    for name, each in by_name.items()
+                    if item in each
+                ),
             }[rule]
+        if rule == "learned":
+            whole = math.log(sum(map(math.exp, scores.values())))
+            scores = {item: score - whole for item, score in scores.items()}
         order = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
         kept = order[: max(map(len, lists))]
         rows += [(split, user, "ensemble", place, item, score) for place, (item, score) in enumerate(kept, start=1)]
@@ -72,6 +87,29 @@ def test_by_hand(rule, expected):
     assert scores_of(fuse(rankings(EXAMPLE), rule=rule)) == expected
 
 
+def test_learned_weights_by_hand():
+    """As the docstring has it: sums of 2.5, 2 and 0.5, and their log-shares."""
+    fused = fuse(rankings(EXAMPLE), rule="learned", weights=dict.fromkeys(("text", "image"), Weight(1.0, 0.5)))
+    whole = math.log(sum(map(math.exp, (2.5, 2.0, 0.5))))
+    assert [item for item, _ in scores_of(fused)] == [A, B]
+    assert [score for _, score in scores_of(fused)] == pytest.approx([2.5 - whole, 2.0 - whole])
+
+
+def test_a_weight_of_every_ranking_is_needed():
+    with pytest.raises(DataError, match="found none of image among those of sound, text"):
+        fuse(rankings(EXAMPLE), rule="learned", weights={"text": Weight(1, 0), "sound": Weight(1, 0)})
+
+
+def test_scores_far_apart_are_no_matter():
+    far = rankings({("test", 0, "text"): {A: 5000.0, B: 0.0}})
+    assert scores_of(fuse(far, rule="learned", weights={"text": Weight(1.0, 0.0)})) == [(A, 0.0), (B, -5000.0)]
+
+
+def test_weights_come_back_from_their_table():
+    assert weights_in(weights_table(WEIGHTS)) == WEIGHTS
+    assert weights_in(weights_table({})) == {}
+
+
 def test_bonus_counts_the_further_lists_and_only_those_that_hold_the_item():
     three = EXAMPLE | {("test", 0, "sound"): {B: -2.0, A: -7.0, 13: -9.0}}
     fused = dict(scores_of(fuse(rankings(three), rule="mean_bonus")))
@@ -84,7 +122,7 @@ def test_lists_of_other_users_and_splits_do_not_matter():
     assert_frame_equal(fuse(rankings(EXAMPLE | others), rule="mean").filter(split="test", user=0), alone)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", set(RULES) - {"learned"})
 def test_one_modality_stays_as_it_is(rule):
     one = rankings({("test", 0, "text"): {3: -1.0, 2: -2.0, 1: -3.0}})
     assert_frame_equal(fuse(one, rule=rule), one.with_columns(modality=pl.lit("ensemble")))
@@ -92,22 +130,25 @@ def test_one_modality_stays_as_it_is(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_nothing_fuses_to_nothing(rule):
-    assert_frame_equal(fuse(rankings({}), rule=rule), rankings({}))
+    assert_frame_equal(fuse(rankings({}), rule=rule, weights=WEIGHTS), rankings({}))
 
 
 @pytest.mark.parametrize("rule", RULES)
 @given(lists=LISTS)
 @settings(max_examples=60, deadline=None)
 def test_twin(rule, lists):
-    assert_frame_equal(fuse(rankings(lists), rule=rule), fuse_slowly(rankings(lists), rule=rule))
+    fused = fuse(rankings(lists), rule=rule, weights=WEIGHTS)
+    assert_frame_equal(fused, fuse_slowly(rankings(lists), rule=rule))
 
 
+@pytest.mark.parametrize("rule", ["mean", "learned"])
 @given(lists=LISTS, seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
-def test_the_order_of_rows_does_not_matter(lists, seed):
+def test_the_order_of_rows_does_not_matter(rule, lists, seed):
     table = rankings(lists)
     shuffled = table.sample(fraction=1.0, shuffle=True, seed=seed)
-    assert_frame_equal(fuse(shuffled, rule="mean"), fuse(table, rule="mean"))
+    weights = {name: Weight(1 / 3, 0.1) for name in WEIGHTS}
+    assert fuse(shuffled, rule=rule, weights=weights).equals(fuse(table, rule=rule, weights=weights))
 
 
 def test_blocks_of_users_make_no_difference(monkeypatch):

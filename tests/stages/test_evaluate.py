@@ -17,6 +17,7 @@ MEASURES = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
 class Written(NamedTuple):
     per_user: pl.DataFrame
     ensemble: pl.DataFrame
+    weights: pl.DataFrame
     metrics: dict
     slices: list
     curve: list
@@ -61,13 +62,14 @@ def evaluate(tmp_path, params_file):
             interactions=tmp_path / "interactions.parquet",
             per_user=out / "per_user.parquet",
             ensemble=out / "ensemble.parquet",
+            weights=out / "weights.parquet",
             metrics=out / "evaluate.json",
             slices=out / "slices.json",
             curve=out / "curve.json",
             intervals=out / "intervals.json",
             params_file=params_file({name.replace("__", "."): value for name, value in changes.items()}),
         )
-        tables = [pl.read_parquet(out / name) for name in ("per_user.parquet", "ensemble.parquet")]
+        tables = [pl.read_parquet(out / name) for name in ("per_user.parquet", "ensemble.parquet", "weights.parquet")]
         names = ("evaluate.json", "slices.json", "curve.json", "intervals.json")
         return Written(*tables, *(json.loads((out / name).read_text()) for name in names))
 
@@ -163,10 +165,45 @@ def test_final_has_the_ensembles_interval(evaluate):
 
 
 def test_fusion_rule(evaluate):
-    rules = [evaluate(decode__fusion=rule) for rule in ("mean", "mean_bonus", "best")]
+    rules = [evaluate(decode__fusion=rule) for rule in ("mean", "mean_bonus", "best", "learned")]
     for one, other in pairwise(rules):
         assert not one.ensemble.equals(other.ensemble)
         assert one.metrics["text"] == other.metrics["text"]
+    assert [written.weights.height for written in rules] == [0, 0, 0, 2]
+
+
+def knowing(table, *, split, modality):
+    """Rankings whose lists of a split and modality begin with the target."""
+    targets = dict(shop().filter(split=split).select("user", "item").rows())
+    rows = []
+    for of_split, user, of_modality, place, item, score in table.iter_rows():
+        target = targets.get(user)
+        listed = item
+        if (of_split, of_modality) == (split, modality) and (place == 1 or item == target):
+            first = table.filter(split=split, modality=modality, user=user, rank=1)["item"][0]
+            listed = target if place == 1 else first
+        rows.append((of_split, user, of_modality, place, listed, score))
+    return pl.DataFrame(rows, schema=RANKINGS, orient="row")
+
+
+def test_weights_are_learned_on_the_validation_targets_alone(evaluate, caplog):
+    caplog.set_level("INFO")
+    lists = knowing(ranked(), split="valid", modality="text")
+    written = evaluate(knowing(lists, split="test", modality="image"), decode__fusion="learned")
+    assert written.weights["modality"].to_list() == ["image", "text"]
+    image, text = written.weights["score"]
+    assert text > 1 > image
+    assert any(message.startswith("text weighs ") for message in caplog.messages)
+    assert written.metrics["valid"]["ensemble"]["hr@1"] > 0.9
+    assert written.metrics["ensemble"]["hr@1"] < 0.5 < written.metrics["image"]["hr@1"]
+
+
+def test_one_ranking_needs_no_weights(evaluate):
+    written = evaluate(ranked(("text",)), decode__fusion="learned")
+    assert written.weights.rows() == [("text", 1.0, 0.0)]
+    assert written.ensemble.select("user", "rank", "item").equals(
+        evaluate(ranked(("text",))).ensemble.select("user", "rank", "item")
+    )
 
 
 def test_exclude_seen_moves_popularity_alone(evaluate):

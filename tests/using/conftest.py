@@ -8,9 +8,8 @@ import polars as pl
 import pytest
 
 from tessera.using.recommender import Recommender
-from tests.pipeline_runs import SMALL, STAGES, run_stages
+from tests.pipeline_runs import MEMBERS, SMALL, STAGES, run_stages
 
-MEMBERS = {"sequence.encoder": "sasrec", "collaborative.members": ["itemknn", "sasrec"]}
 #: A title that would take hold of a terminal or of rich.
 HOSTILE = "<b>Zorp</b> [red]x[/] \x1b[31m"
 

@@ -11,6 +11,7 @@ from tessera.schemas import RANKINGS
 from tessera.using.exporting import write_export
 from tessera.using.parts import MANIFEST
 from tessera.using.recommender import Recommender
+from tests.pipeline_runs import MEMBERS, SMALL, run_stage
 from tests.recommended import assert_as_the_pipeline, assert_as_the_pipeline_one_at_a_time, histories
 
 
@@ -31,6 +32,16 @@ def test_each_user_alone_gets_what_the_pipeline_ranked(recommender, run):
 
 def test_an_export_alone_gives_the_same(exported, run):
     assert_as_the_pipeline(Recommender.load(exported), run)
+
+
+def test_what_was_learned_of_each_ranking_goes_along(copied, tmp_path):
+    run_stage("evaluate", copied, SMALL | MEMBERS | {"decode.fusion": "learned"})
+    learning = Recommender.load(copied)
+    assert {*learning.weights} == {"text", "image", "itemknn", "sasrec", "popularity"}
+    assert_as_the_pipeline(learning, copied)
+    write_export(learning, tmp_path / "shop")
+    assert_as_the_pipeline(Recommender.load(tmp_path / "shop"), copied)
+    assert all(set(each.found_by) == {"popularity"} for each in learning.recommend([]))
 
 
 def test_seen_items_are_left_out_where_asked(recommender, run):
@@ -155,7 +166,7 @@ def test_a_stage_that_has_not_run_is_named(copied, tmp_path, part, stage):
     [
         ("ids.parquet", None, r"ids.parquet: expected \d+ bytes, as export.json says, found nothing"),
         ("checkpoint/model.safetensors", "", r"model.safetensors: expected \d+ bytes, as export.json says, found 0"),
-        (MANIFEST, '{"format": 2}', "expected an exported folder of format 1, found format 2"),
+        (MANIFEST, '{"format": 3}', "expected an exported folder of format 2, found format 3"),
         (MANIFEST, "[]", "expected what tells of an exported folder, found none to read"),
         (MANIFEST, None, "expected an exported folder .* or a repository"),
     ],

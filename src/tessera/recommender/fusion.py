@@ -1,10 +1,12 @@
 """One ranking out of several: how the rankings of a user's modalities become what the system recommends."""
 
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
 
 import polars as pl
 
 from tessera.errors import DataError
+from tessera.schemas import WEIGHTS
 
 #: The name under which the fused ranking stands beside those of the modalities.
 ENSEMBLE: Final = "ensemble"
@@ -12,17 +14,31 @@ ENSEMBLE: Final = "ensemble"
 #: Users fused together: bounds the memory whatever the number of users.
 USERS_AT_ONCE: Final = 100_000
 
-Rule = Literal["mean", "mean_bonus", "best"]
+#: A user and an item are one integer, the user above so many bits.
+USER_BITS: Final = 32
+
+Rule = Literal["mean", "mean_bonus", "best", "learned"]
+
+
+class Weight(NamedTuple):
+    """What an item gets for standing in a ranking."""
+
+    score: float  # for each unit of its score above the lowest of the list
+    held: float  # for being in the list at all
+
 
 # An item's score, from what `_fused` gathers about the lists that hold it and about all lists of the user.
 _SCORES: Final[dict[Rule, pl.Expr]] = {
-    "mean": (pl.col("above_floor") + pl.col("floors")) / pl.col("lists"),
+    "mean": (pl.col("weighted") + pl.col("floors")) / pl.col("lists"),
     "mean_bonus": pl.col("mean_score") + pl.col("holding") - 1,
     "best": pl.col("best_score"),
+    "learned": pl.col("behind") - pl.col("behind").exp().sum().log().over("user"),
 }
 
+_UNWEIGHTED: Final = Weight(score=1.0, held=0.0)
 
-def fuse(rankings: pl.DataFrame, *, rule: Rule) -> pl.DataFrame:
+
+def fuse(rankings: pl.DataFrame, *, rule: Rule, weights: Mapping[str, Weight] | None = None) -> pl.DataFrame:
     """Return one ranking for each split and user, as modality "ensemble", out of one for each modality.
 
     rankings has the columns split, user, modality, rank, item, score; score is a mean log-probability. The result
@@ -34,15 +50,25 @@ def fuse(rankings: pl.DataFrame, *, rule: Rule) -> pl.DataFrame:
     - `mean_bonus` (released code of MQL4GRec and MACRec): the mean over the lists that hold the item, and 1 more
       for each of them after the first. Of the lists above a gets -1, b -1, c -2.
     - `best`: the highest of its scores. Of the lists above a gets -1, b -1, c -2.
+    - `learned` (`fusion_fitting.learn_weights`): the log-share, among all items of the user's lists, of the exponential
+      of a sum over the lists that hold the item: the list's weight `held`, and its weight `score` times how far the
+      item's score is above the list's lowest. With 1 and 0.5 for both lists above, the sums are a 2.5, b 2, c 0.5.
 
     A fused ranking is as long as the longest of the user's lists; equal scores stand in the order of their items.
+    weights holds those of every modality where the rule is `learned`, and is not read otherwise.
 
-    Raises DataError where a list holds an item twice.
+    Raises DataError where a list holds an item twice, or a modality has no weight.
     """
+    known = weights if weights and rule == "learned" else {}
+    if rule == "learned" and (unknown := sorted(set(rankings["modality"].unique()) - set(known))):
+        raise DataError(
+            f"fusion: expected a weight of each ranking that is fused, found none of {', '.join(unknown)} "
+            f"among those of {', '.join(sorted(known)) or 'none'}"
+        )
     blocks = rankings.with_columns(block=pl.col("user") // USERS_AT_ONCE)
     parts = blocks.partition_by("split", "block", as_dict=True)
     fused = [
-        _fused(parts[split, block], rule=rule).with_columns(split=pl.lit(split), modality=pl.lit(ENSEMBLE))
+        _fused(parts[split, block], rule, known).with_columns(split=pl.lit(split), modality=pl.lit(ENSEMBLE))
         for split, block in sorted(parts)
     ]
     if not fused:
@@ -50,24 +76,61 @@ def fuse(rankings: pl.DataFrame, *, rule: Rule) -> pl.DataFrame:
     return pl.concat(fused).select(rankings.columns).cast(rankings.schema)
 
 
-def _fused(rankings: pl.DataFrame, *, rule: Rule) -> pl.DataFrame:
+def weights_table(weights: Mapping[str, Weight]) -> pl.DataFrame:
+    """Return weights as a table of WEIGHTS, sorted by modality."""
+    rows = [(name, *weights[name]) for name in sorted(weights)]
+    return pl.DataFrame(rows, schema=WEIGHTS, orient="row")
+
+
+def weights_in(table: pl.DataFrame) -> dict[str, Weight]:
+    """Return the weights in a table of WEIGHTS."""
+    return {name: Weight(score, held) for name, score, held in table.iter_rows()}
+
+
+def list_entries(ranking: pl.DataFrame) -> pl.DataFrame:
+    """Return one ranking's entries: user, item, score, the lowest score of the user's list as `floor`, and `user_item`.
+
+    user_item is user and item as one integer that sorts by user and item, see USER_BITS; scores are doubles.
+
+    Raises DataError where a list holds an item twice.
+    """
+    score = pl.col("score").cast(pl.Float64)
+    entries = ranking.select(
+        "user",
+        "item",
+        score,
+        floor=score.min().over("user"),
+        user_item=pl.col("user").cast(pl.UInt64) * 2**USER_BITS + pl.col("item"),
+    )
+    repeats = entries.get_column("user_item").sort().diff().eq(0)
+    if repeats.any():
+        user, item = entries.filter(pl.col("user_item").is_duplicated()).select("user", "item").row(0)
+        split, modality = ranking.select("split", "modality").row(0)
+        raise DataError(
+            f"rankings: expected an item once in a list, found item {item} twice in {modality} of {split} user {user}"
+        )
+    return entries
+
+
+def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) -> pl.DataFrame:
     """Return the fused rankings of users of one split, as user, item, rank and score.
 
-    Sums are in double precision, where those of single-precision scores are exact: their order cannot matter.
+    Sums are in double precision, and taken in the order of the modalities' names.
     """
-    lists = rankings.partition_by("modality")
+    lists = [ranking for _, ranking in sorted(rankings.partition_by("modality", as_dict=True).items())]
     return (
-        pl.concat([_entries(ranking) for ranking in lists])
-        .sort("user_item")
+        pl.concat([_weighted(ranking, weights) for ranking in lists])
+        .sort("user_item", maintain_order=True)
         .group_by("user_item", maintain_order=True)
         .agg(
             pl.col("user", "item").first(),
             holding=pl.len(),
-            above_floor=(pl.col("score") - pl.col("floor")).sum(),
+            weighted=pl.col("weighted").sum(),
             mean_score=pl.col("score").mean(),
             best_score=pl.col("score").max(),
         )
         .join(_bounds(lists), on="user")
+        .with_columns(behind=pl.col("weighted") - pl.col("weighted").max().over("user"))
         .select("user", "item", "longest", score=_SCORES[rule])
         .sort("user", "score", "item", descending=[False, True, False])
         .with_columns(rank=pl.int_range(1, pl.len() + 1).over("user"))
@@ -82,20 +145,8 @@ def _bounds(lists: list[pl.DataFrame]) -> pl.DataFrame:
     return each.group_by("user").agg(lists=pl.len(), floors=pl.col("floor").sum(), longest=pl.col("length").max())
 
 
-def _entries(ranking: pl.DataFrame) -> pl.DataFrame:
-    """Return one modality's entries with their list's lowest score and `user_item`, both as one sortable integer."""
-    entries = ranking.select(
-        "user",
-        "item",
-        pl.col("score").cast(pl.Float64),
-        floor=pl.col("score").cast(pl.Float64).min().over("user"),
-        user_item=pl.col("user").cast(pl.UInt64) * 2**32 + pl.col("item"),
-    )
-    repeats = entries.get_column("user_item").sort().diff().eq(0)
-    if repeats.any():
-        user, item = entries.filter(pl.col("user_item").is_duplicated()).select("user", "item").row(0)
-        split, modality = ranking.select("split", "modality").row(0)
-        raise DataError(
-            f"rankings: expected an item once in a list, found item {item} twice in {modality} of {split} user {user}"
-        )
-    return entries
+def _weighted(ranking: pl.DataFrame, weights: Mapping[str, Weight]) -> pl.DataFrame:
+    """Return the entries of one modality's ranking with what its weight makes of each."""
+    weight = weights.get(ranking["modality"][0], _UNWEIGHTED)
+    above = pl.col("score") - pl.col("floor")
+    return list_entries(ranking).with_columns(weighted=above * weight.score + weight.held)

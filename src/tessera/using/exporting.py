@@ -27,6 +27,7 @@ COPIED = (
     "vocabulary",
     "checkpoint",
     "sequence_encoder",
+    "weights",
     "backbone",
     "codebooks",
     "quantizer",

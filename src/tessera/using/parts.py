@@ -29,6 +29,7 @@ RUN: Final = {
     "vocabulary": "data/build_corpus/vocabulary.json",
     "checkpoint": "data/train_t5/checkpoint",
     "sequence_encoder": "data/embed_collaborative/encoder",
+    "weights": "data/evaluate/weights.parquet",
     "text_encoder": "data/embed_text/encoder",
     "image_encoder": "data/embed_images/encoder",
     **{f"{name}_vectors": f"data/{stage}/vectors.parquet" for name, stage in EMBEDDERS.items()},
@@ -48,6 +49,7 @@ EXPORT: Final = {
     "vocabulary": "vocabulary.json",
     "checkpoint": "checkpoint",
     "sequence_encoder": "sequence_encoder",
+    "weights": "weights.parquet",
     "text_encoder": "encoders/text",
     "image_encoder": "encoders/image",
     **{f"{name}_vectors": f"vectors/{name}.parquet" for name in EMBEDDERS},
@@ -55,7 +57,7 @@ EXPORT: Final = {
 
 #: What makes a folder an export: its format, how many items the model was trained on, and the size of each file.
 MANIFEST: Final = "export.json"
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True)

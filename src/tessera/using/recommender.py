@@ -22,7 +22,7 @@ from tessera.errors import DataError
 from tessera.params import Params
 from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories, history_sources
-from tessera.recommender.fusion import fuse
+from tessera.recommender.fusion import Weight, fuse, weights_in
 from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.model import load_model
 from tessera.recommender.popularity import POPULARITY
@@ -31,7 +31,7 @@ from tessera.recommender.transitions import Sparse, Weights, transition_matrix, 
 from tessera.recommender.trie import build_trie
 from tessera.recommender.vocabulary import Task
 from tessera.runtime import torch_device
-from tessera.schemas import INTERACTIONS, RANKINGS, Schema
+from tessera.schemas import INTERACTIONS, RANKINGS, WEIGHTS, Schema
 from tessera.using.keys import unknown_key
 from tessera.using.shop import Shop, load_shop
 
@@ -147,6 +147,8 @@ class Recommender:
     def __init__(self, shop: Shop, *, device: str | None = None) -> None:
         self.shop = shop
         self.rankers = rankers_of(shop, device=device)
+        alone = {POPULARITY: Weight(score=1.0, held=0.0)}  # its list is never beside another
+        self.weights = alone | weights_in(read_table(shop.parts["weights"], WEIGHTS))
         self.sales = sales_of(shop)
         self.popularity = ScoreRanker(
             POPULARITY,
@@ -214,7 +216,8 @@ class Recommender:
         items = [self._items_of(history, skip_unknown=skip_unknown) for history in histories]
         exclude = self.shop.params.decode.exclude_seen if exclude_seen is None else exclude_seen
         single = self._single(items, exclude_seen=exclude)
-        final = fuse(single, rule=self.shop.params.decode.fusion).filter(pl.col("rank") <= k)
+        fused = fuse(single, rule=self.shop.params.decode.fusion, weights=self.weights)
+        final = fused.filter(pl.col("rank") <= k)
         return self._told(final, single)
 
     def _items_of(self, history: Sequence[str], *, skip_unknown: bool) -> list[int]:
