@@ -62,6 +62,7 @@ def main(
     vectors: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's vectors; once for each.")],
     ids: Annotated[Path, typer.Option(help="The semantic IDs.")],
     images: Annotated[Path, typer.Option(help="The pictures.")],
+    distill_history: Annotated[Path, typer.Option(help="The losses of the picture encoder's own training by epoch.")],
     quantizer_history: Annotated[Path, typer.Option(help="The quantizer's losses by epoch.")],
     t5_history: Annotated[Path, typer.Option(help="The T5's losses and measures by epoch.")],
     sequence_history: Annotated[Path, typer.Option(help="The sequence encoder's losses by epoch.")],
@@ -109,6 +110,7 @@ def main(
             generator=generator,
         ),
         curves=curves_of(
+            distillation=read_tsv(distill_history),
             quantizer=read_tsv(quantizer_history),
             t5=history_of(read_json(t5_history)),
             sequence=read_tsv(sequence_history),

@@ -71,6 +71,7 @@ class Run(NamedTuple):
     ensemble: Path
     per_user: Path
     images: Path
+    distill_history: Path
     quantizer_history: Path
     sequence_history: Path
     rankings: list[Path]
@@ -89,7 +90,7 @@ def finish_run(
     """Write the files of a run into folder."""
     generator = np.random.default_rng(seed)
     names = list(Run._fields)
-    split = names.index("items"), names.index("quantizer_history"), names.index("rankings")
+    split = names.index("items"), names.index("distill_history"), names.index("rankings")
     run = Run(
         **{name: folder / f"{name}.json" for name in names[: split[0]]},
         **{name: folder / f"{name}.parquet" for name in names[split[0] : split[1]]},
@@ -106,6 +107,7 @@ def finish_run(
     for name in ("text", "image"):
         vectors(name in modalities, generator).write_parquet(folder / f"{name}.parquet")
     run.quantizer_history.write_text("epoch\ttotal\trq\trecon\tcon\talign\n1\t9.5\t4\t5\t1\t2\n2\t7.5\t3\t4\t1\t2\n")
+    run.distill_history.write_text("epoch\n")
     run.sequence_history.write_text("epoch\n")
     written = {
         run.filter: FILTERED,
@@ -122,6 +124,7 @@ def finish_run(
         interactions=run.interactions,
         per_user=run.per_user,
         ensemble=run.ensemble,
+        weights=folder / "weights.parquet",
         metrics=run.evaluate,
         slices=run.slices,
         curve=run.curve,

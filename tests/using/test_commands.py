@@ -112,6 +112,21 @@ def test_a_file_of_histories_gives_each_user_what_it_gets_alone(tessera, run, re
         assert found.filter(user=user)["item"].to_list() == [each.key for each in recommender.recommend(history)]
 
 
+def test_a_file_of_histories_tells_how_far_it_is(tessera, keys, tmp_path, monkeypatch):
+    told = []
+
+    def progress(batches, *, title):
+        for done, batch in enumerate(batches, start=1):
+            yield batch
+            told.append((title, done))
+
+    monkeypatch.setattr("tessera.using.commands.progress", progress)
+    (tmp_path / "told.csv").write_text(f"user,history\nu0,{keys[0]}\nu1,{keys[1]}|{keys[2]}\n")
+    status, _, _ = tessera("recommend", "--file", tmp_path / "told.csv", "--output", tmp_path / "found.parquet")
+    assert not status
+    assert told == [("text", 1), ("image", 1), ("itemknn", 1), ("sasrec", 1)]
+
+
 def test_unknown_keys_of_a_file_are_an_error_or_skipped(tessera, keys, tmp_path):
     file, output = tmp_path / "told.jsonl", tmp_path / "found.parquet"
     file.write_text(json.dumps({"user": 7, "history": [keys[0], "gone"]}))

@@ -28,6 +28,12 @@ class Curves(NamedTuple):
 
 #: What is drawn together: the history that it is in, its title and label, and the columns with their names.
 _DRAWN: Final = (
+    (
+        "distillation",
+        "Picture encoder: loss",
+        "loss",
+        {"loss": "total", "dino": "self-distillation", "rq": "codes, before their weight"},
+    ),
     ("quantizer", "Quantizer: loss", "loss", {"total": "total", "rq": "codes", "recon": "reconstruction"}),
     (
         "quantizer",
@@ -42,10 +48,10 @@ _DRAWN: Final = (
 
 
 def curves_of(**histories: pl.DataFrame) -> list[Curves]:
-    """Return the curves that histories hold: tables with `epoch`, by the names quantizer, t5 and sequence.
+    """Return the curves that histories hold: tables with `epoch`.
 
-    A column that is not there, or not in that epoch, is left out, and so are curves without a point: not every system
-    trains everything.
+    Their names are distillation, quantizer, t5 and sequence. A column that is not there, or not in that epoch, is left
+    out, and so are curves without a point: not every system trains everything.
     """
     found = []
     for place, (history, title, label, columns) in enumerate(_DRAWN):

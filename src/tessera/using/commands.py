@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tessera.artifacts import named_paths, write_table
-from tessera.runtime import log
+from tessera.runtime import log, progress
 from tessera.using.keys import printable, unknown_key
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _recommend_to_file(recommender: "Recommender", file: Path, output: Path, **o
 
     params = recommender.shop.params
     told = read_histories(file, ties=params.filter.ties, max_malformed=params.dataset.max_malformed)
-    found = recommender.table(told.histories, **options)
+    found = recommender.table(told.histories, progress=progress, **options)
     users = pl.Series("user", told.users, dtype=pl.String)
     write_table(output, found.with_columns(user=users.gather(found["user"])), RECOMMENDATIONS | {"user": pl.String})
     out.print(f"{output}: {found.height} recommendations to {len(told.users)} users", markup=False, soft_wrap=True)

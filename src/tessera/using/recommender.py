@@ -19,6 +19,7 @@ from transformers import T5ForConditionalGeneration
 
 from tessera.artifacts import read_table
 from tessera.errors import DataError
+from tessera.items.progress import Progress, silently
 from tessera.params import Params
 from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories, history_sources
@@ -84,8 +85,8 @@ class Ranker(Protocol):
     name: str
     known: int  # the items 0..known-1 mean something to it
 
-    def ranked(self, asked: Asked, *, exclude_seen: bool) -> pl.DataFrame:
-        """Return the best items after each history, as a table of RANKINGS."""
+    def ranked(self, asked: Asked, *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
+        """Return the best items after each history, as a table of RANKINGS; progress wraps batches of histories."""
         ...
 
 
@@ -98,8 +99,8 @@ class IdRanker:
         self.trie = build_trie(self.tokens[task.target])
         self.known = shop.items.height
 
-    def ranked(self, asked: Asked, *, exclude_seen: bool) -> pl.DataFrame:
-        """Return the best items after each history, as a table of RANKINGS."""
+    def ranked(self, asked: Asked, *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
+        """Return the best items after each history, as a table of RANKINGS; progress wraps batches of histories."""
         before, lengths = asked.histories.before, asked.histories.lengths
         source = history_sources(self.task, before, lengths, self.tokens, self.words)
         seen = asked.seen(exclude=exclude_seen)
@@ -111,6 +112,7 @@ class IdRanker:
             batch_size=self.decode.batch_size,
             renormalise=self.decode.renormalise,
             seen=None if seen is None else rows_from(seen.before, np.append(0, np.cumsum(seen.lengths))),
+            progress=partial(progress, title=self.name),
         )
         return rankings_table(
             found.items.numpy(), found.scores.numpy(), users=asked.users, split=SPLIT, modality=self.name
@@ -125,14 +127,15 @@ class ScoreRanker:
     ) -> None:
         self.name, self.score, self.known, self.length, self.tokens = name, score, known, length, tokens
 
-    def ranked(self, asked: Asked, *, exclude_seen: bool) -> pl.DataFrame:
-        """Return the best items after each history, as a table of RANKINGS."""
+    def ranked(self, asked: Asked, *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
+        """Return the best items after each history, as a table of RANKINGS; progress wraps batches of histories."""
         lists = rank_histories(
             self.score,
             asked.histories,
             items=self.known,
             length=self.length,
             seen=asked.seen(exclude=exclude_seen),
+            progress=partial(progress, title=self.name),
         )
         scores = lists.scores / self.tokens
         return rankings_table(lists.items, scores, users=asked.users, split=SPLIT, modality=self.name)
@@ -199,13 +202,14 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool | None = None,
         skip_unknown: bool = False,
+        progress: Progress = silently,
     ) -> pl.DataFrame:
         """Return the k best items after each history as a table of RECOMMENDATIONS, sorted by user and rank.
 
         A history is the keys of items, the oldest first; one that comes twice counts once, the first time. Of a longer
         history the last `corpus.max_history` items are read. exclude_seen leaves out what the history holds; if it is
         not given, the parameter decode.exclude_seen tells. Where no ranking can read anything of a history, as of an
-        empty one, it gets what sold best, found by popularity.
+        empty one, it gets what sold best, found by popularity. progress wraps each ranking's batches of histories.
 
         Raises DataError for a key that is not of an item, unless unknown keys are to be skipped, and for a k above the
         parameter decode.beams.
@@ -215,7 +219,7 @@ class Recommender:
             raise DataError(f"k: expected a number from 1 to decode.beams = {beams}, found {k}")
         items = [self._items_of(history, skip_unknown=skip_unknown) for history in histories]
         exclude = self.shop.params.decode.exclude_seen if exclude_seen is None else exclude_seen
-        single = self._single(items, exclude_seen=exclude)
+        single = self._single(items, exclude_seen=exclude, progress=progress)
         fused = fuse(single, rule=self.shop.params.decode.fusion, weights=self.weights)
         final = fused.filter(pl.col("rank") <= k)
         return self._told(final, single)
@@ -228,17 +232,17 @@ class Recommender:
             raise unknown_key(unknown[0], self.shop.items)
         return [self.places[key] for key in dict.fromkeys(history) if key in self.places]
 
-    def _single(self, items: Sequence[Sequence[int]], *, exclude_seen: bool) -> pl.DataFrame:
+    def _single(self, items: Sequence[Sequence[int]], *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
         """Return every ranking of all histories, as one table of RANKINGS."""
         tables, read = [pl.DataFrame(schema=RANKINGS)], set[int]()
         for ranker in self.rankers:
             asked = self._asked(items, known=ranker.known)
             if len(asked.users):
-                tables.append(ranker.ranked(asked, exclude_seen=exclude_seen))
+                tables.append(ranker.ranked(asked, exclude_seen=exclude_seen, progress=progress))
                 read |= set(asked.users)
         if left := [user for user in range(len(items)) if user not in read]:
             asked = self._asked(items, known=self.popularity.known, users=left)
-            tables.append(self.popularity.ranked(asked, exclude_seen=exclude_seen))
+            tables.append(self.popularity.ranked(asked, exclude_seen=exclude_seen, progress=progress))
         return pl.concat(tables)
 
     def _asked(self, items: Sequence[Sequence[int]], *, known: int, users: Sequence[int] | None = None) -> Asked:
