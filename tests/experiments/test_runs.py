@@ -9,6 +9,12 @@ from tests.pipeline_runs import ROOT
 
 CONF = ROOT / "conf"
 
+#: What a table leaves to its user to name.
+TO_BE_NAMED = {
+    "movielens_small": [f"dataset.path={ROOT}"],
+    "instruments": [f"{name}.path=/a/file" for name in ("text", "image", "ids")],
+}
+
 
 def params(*overrides):
     return parsed_section(composed(CONF, overrides), Params, source=CONF)
@@ -23,8 +29,7 @@ def table(**rows):
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_of_the_projects_tables_is_valid(name):
     known = load_table(ROOT / "experiments", name).model_copy(update={"seeds": 2})
-    settings = [f"dataset.path={ROOT}"] if "folder" in known.datasets else []  # which the user has to name
-    plans, refusals = plan_runs(known, conf=CONF, settings=settings)
+    plans, refusals = plan_runs(known, conf=CONF, settings=TO_BE_NAMED.get(name, []))
     assert refusals == []
     wanted = {
         (row, dataset) for row in known.rows for dataset in known.datasets if known.rows[row].overrides is not None
