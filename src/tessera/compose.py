@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from tessera.artifacts import whole_file
 from tessera.errors import ParamsError
@@ -17,16 +17,18 @@ def composed(conf: Path, overrides: Sequence[str] = ()) -> str:
 
     Raises ParamsError where an override names no group or key.
     """
-    return _spelled(_config(conf, overrides))
+    config = _config(conf, overrides)
+    OmegaConf.resolve(config)
+    return OmegaConf.to_yaml(config)
 
 
-def composed_by_seed(conf: Path, overrides: Sequence[str], *, seeds: int) -> list[str]:
-    """Return what composed does with each seed from 0 to seeds - 1, what follows the seed included.
+def composed_by_seed(conf: Path, overrides: Sequence[str], *, seeds: int) -> list[object]:
+    """Return what the text that composed gives holds, for each seed from 0 to seeds - 1, what follows it included.
 
     Composing takes most of the time, and is done once.
     """
     config = _config(conf, overrides)
-    return [_spelled(OmegaConf.merge(config, {"seed": seed})) for seed in range(seeds)]
+    return [OmegaConf.to_container(OmegaConf.merge(config, {"seed": seed}), resolve=True) for seed in range(seeds)]
 
 
 def _config(conf: Path, overrides: Sequence[str]) -> DictConfig:
@@ -35,11 +37,6 @@ def _config(conf: Path, overrides: Sequence[str]) -> DictConfig:
             return compose("config.yaml", overrides=list(overrides))
     except HydraException as error:
         raise ParamsError(f"{conf}: cannot be composed with {list(overrides)}: {error}") from error
-
-
-def _spelled(config: DictConfig | ListConfig) -> str:
-    OmegaConf.resolve(config)
-    return OmegaConf.to_yaml(config)
 
 
 if __name__ == "__main__":

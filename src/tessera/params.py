@@ -502,6 +502,11 @@ def parsed_section(text: str, section: type[SectionType], *, source: Path) -> Se
         document = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise ParamsError(f"{source}: expected YAML: {error}") from error
+    return checked_section(document, section, source=source)
+
+
+def checked_section(document: object, section: type[SectionType], *, source: Path) -> SectionType:
+    """Return document, what YAML holds that came from source, as a section; raise ParamsError as load_params does."""
     try:
         return section.model_validate(document)
     except ValidationError as error:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from tessera.compose import composed, composed_by_seed
 from tessera.errors import ParamsError, SourceError
 from tessera.experiments.tables import Table
-from tessera.params import PARAMS_FILE, Params, parsed_section
+from tessera.params import PARAMS_FILE, Params, checked_section
 
 #: The command, of this environment; it waits for another one that holds the lock of the repository for a moment.
 DVC: Final = (sys.executable, "-m", "dvc", "--wait-for-lock")
@@ -88,8 +88,8 @@ def plan_runs(table: Table, *, conf: Path, settings: Sequence[str]) -> tuple[lis
                 continue
             overrides = (*table.overrides, *settings, f"dataset={dataset}", *row.overrides)
             try:
-                texts = composed_by_seed(conf, overrides, seeds=table.seeds)
-                marks = [fingerprint(parsed_section(text, Params, source=conf)) for text in texts]
+                documents = composed_by_seed(conf, overrides, seeds=table.seeds)
+                marks = [fingerprint(checked_section(document, Params, source=conf)) for document in documents]
             except ParamsError as error:
                 refusals.append(Refusal(name, dataset, _reason(error)))
                 continue
@@ -135,7 +135,7 @@ def _params_of(experiment: Experiment, defaults: DictConfig | ListConfig) -> Par
     known = OmegaConf.create(text)
     filled = OmegaConf.merge(defaults, known, {"dataset": None}, {"dataset": OmegaConf.select(known, "dataset")})
     try:
-        return parsed_section(OmegaConf.to_yaml(filled), Params, source=PARAMS_FILE)
+        return checked_section(OmegaConf.to_container(filled), Params, source=PARAMS_FILE)
     except ParamsError:
         return None
 
