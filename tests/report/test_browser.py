@@ -96,6 +96,20 @@ def test_it_opens_without_errors_or_requests_and_each_section_is_there(opened, s
         assert page.evaluate("document.documentElement.scrollWidth") == size[0], "nothing reaches beyond the side"
 
 
+#: The words of a chart that reach beyond what is drawn of it.
+CUT = """() => [...document.querySelectorAll("[data-chart] svg")].flatMap(svg => {
+    const shown = svg.getBoundingClientRect()
+    const isCut = box => box.top < shown.top - 1 || box.bottom > shown.bottom + 1 || box.right > shown.right + 1
+    return [...svg.querySelectorAll("text")].filter(each => isCut(each.getBoundingClientRect())).map(each => each.textContent)
+})"""
+
+
+@pytest.mark.parametrize("width", [320, 390, 700, 920, 1000, 1100, 1160, 1180, 1200, 1220, 1240, 1260, 1280])
+def test_no_word_of_a_chart_is_cut_off(opened, width):
+    with opened((width, 900)) as page:
+        assert page.evaluate(CUT) == []
+
+
 def test_a_chart_follows_the_page_into_the_dark(opened):
     colours = []
     for dark in (False, True):

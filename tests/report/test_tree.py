@@ -86,10 +86,20 @@ def test_items_with_ids_in_the_order_of_their_codes():
 
 def test_what_is_seen_first_comes_first():
     items = [item(number, number % 2, number) for number in range(40)]
-    keys = shown_of(tree_of(items))
+    keys = shown_of([tree_of(items)])
     assert len(keys) == len(set(keys)) == 40
     assert set(keys[:6]) <= {f"k{number}" for number in range(40)}
-    assert keys == shown_of(tree_of(items))
+    assert keys == shown_of([tree_of(items)])
+
+
+def test_every_tree_has_its_first_level_before_any_has_its_second():
+    """Of 40 items the text's tree parts the even ones from the odd, the picture's the first 20 from the others."""
+    text = tree_of([item(number, number % 2, number) for number in range(40)])
+    image = tree_of([item(number, number // 20, number) for number in range(40)])
+    firsts = [entry.key for tree in (text, image) for node in (tree, *tree.nodes) for entry in node.strip]
+    keys = shown_of([text, image])
+    assert set(keys[: len(set(firsts))]) == set(firsts)
+    assert len(set(firsts)) < len(keys) == 40
 
 
 def test_no_items():

@@ -22,10 +22,11 @@ Chart = dict[str, Any]
 HEIGHT, LOW_HEIGHT, ROW_HEIGHT, BAR = 220, 84, 30, 16
 
 #: Room for the value beside the longest bar, as a share of it.
-ROOM: Final = 0.3
+ROOM: Final = 0.4
 
-#: Names in a row of a legend: as many as its chart is wide for.
-LEGEND_COLUMNS: Final = "max(1, floor(width / 100))"
+#: Names in a row of a legend: as many as what its chart stands in is wide for, beside the axis. That is told anew
+#: whenever the plot's own width changes, which the legend cannot go by: it is known only when the legend has its place.
+LEGEND_COLUMNS: Final = "width ? max(1, floor((containerSize()[0] - 70) / 90)) : 1"
 
 #: What all charts look like.
 CONFIG: Final[Chart] = {
@@ -117,7 +118,7 @@ def slices(kind: Slices, rankings: Sequence[str], *, hues: Mapping[str, str]) ->
         alt.Chart(alt.InlineData(values=rows))
         .mark_bar()
         .encode(
-            x=alt.X("slice:N", sort=None, title=kind.kind, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("slice:N", sort=None, title=None, axis=alt.Axis(labelAngle=0)),
             xOffset=alt.XOffset("ranking:N", sort=list(rankings)),
             y=alt.Y("value:Q", title="HR@10", axis=alt.Axis(tickCount=5)),
             color=_colours("ranking", rankings, hues, legend="circle"),

@@ -61,8 +61,7 @@ def shown_keys(content: Content) -> list[str]:
     ]
     for query in content.neighbours.queries if content.neighbours else []:
         shown += [query, *(near for nearest in query.nearest.values() for near in nearest)]
-    deep = (key for tree in content.ids.trees.values() for key in shown_of(tree))
-    return list(dict.fromkeys([*(each.key for each in shown), *deep]))
+    return list(dict.fromkeys([*(each.key for each in shown), *shown_of(content.ids.trees.values())]))
 
 
 def html_page(content: Content, *, library: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import polars as pl
@@ -136,11 +136,15 @@ def shared_words(items: Sequence[Item], titles: Titles) -> list[str]:
     return sorted(told, key=lambda word: (-shares[word], word))[:SHARED_WORDS]
 
 
-def shown_of(node: Node) -> list[str]:
-    """Return the keys of the items that the tree below node shows, those that are seen first before the deeper ones."""
-    keys = [item.key for item in (*node.strip, *node.leaves)]
-    for each in node.nodes:
-        keys += [item.key for item in each.strip]
-    for each in node.nodes:
-        keys += shown_of(each)
+def shown_of(roots: Iterable[Node]) -> list[str]:
+    """Return the keys of the items that the trees below roots show, each once.
+
+    They go level by level through all trees together, so that a page with room for some pictures has them where it is
+    looked at first, and of every modality.
+    """
+    keys: list[str] = []
+    level = list(roots)
+    while level:
+        keys += [item.key for node in level for item in (*node.strip, *node.leaves)]
+        level = [below for node in level for below in node.nodes]
     return list(dict.fromkeys(keys))
