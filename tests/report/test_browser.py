@@ -100,7 +100,8 @@ def test_it_opens_without_errors_or_requests_and_each_section_is_there(opened, s
 CUT = """() => [...document.querySelectorAll("[data-chart] svg")].flatMap(svg => {
     const shown = svg.getBoundingClientRect()
     const isCut = box => box.top < shown.top - 1 || box.bottom > shown.bottom + 1 || box.right > shown.right + 1
-    return [...svg.querySelectorAll("text")].filter(each => isCut(each.getBoundingClientRect())).map(each => each.textContent)
+    const words = [...svg.querySelectorAll("text")]
+    return words.filter(each => isCut(each.getBoundingClientRect())).map(each => each.textContent)
 })"""
 
 
