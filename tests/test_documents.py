@@ -14,9 +14,10 @@ from ruamel.yaml import YAML
 
 from tessera.artifacts import read_json, read_table
 from tessera.compose import composed
+from tessera.experiments.tables import load_table
 from tessera.items.demo import write_demo
 from tessera.params import Params, parsed_section
-from tessera.schemas import IDS, IMAGES, ITEMS, RAW_ITEMS, REVIEWS, VECTORS
+from tessera.schemas import IDS, IMAGES, ITEMS, RAW_ITEMS, REVIEWS, VECTORS, WEIGHTS
 from tests.documents import PAGES, commands_of, uses_a_model
 from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
 from tests.tiny_models import bert_like, clip_folder
@@ -149,6 +150,19 @@ def test_an_experiment_of_the_documents(command, shop, own, tmp_path):
     for stage in STAGES:
         run_stage(stage, tmp_path, changes, overrides=overrides)
     assert 0 <= read_json(tmp_path / "metrics/evaluate.json")["final"]["hr@10"] <= 1
+
+
+def test_a_row_of_instruments_with_files_of_ones_own(own, tmp_path):
+    table = load_table(ROOT / "experiments", "instruments")
+    overrides = [*table.overrides, *table.rows["semantic IDs, itemknn and sasrec, seen left out"].overrides]
+    changes = {key: value for key, value in (SMALL | FEW).items() if not key.startswith("dataset.")}
+    for named in ("dataset=instruments", "encoder=precomputed", "ids.source=file"):
+        changes |= own[named]
+    for stage in STAGES:
+        run_stage(stage, tmp_path, changes, overrides=["dataset=instruments", *overrides])
+    weights = read_table(tmp_path / "data/evaluate/weights.parquet", WEIGHTS)
+    assert weights["modality"].to_list() == ["image", "itemknn", "sasrec", "text"]
+    assert 0 < read_json(tmp_path / "metrics/evaluate.json")["final"]["hr@10"] <= 1
 
 
 def _here(override: str, shop: Path) -> str:
