@@ -27,12 +27,18 @@ class Weight(NamedTuple):
     held: float  # for being in the list at all
 
 
+#: A user and an item as one integer, which sorts by user and item.
+USER_ITEM: Final = pl.col("user").cast(pl.UInt64) * 2**USER_BITS + pl.col("item")
+
+# How far an item is behind the best of the user's lists: exponentials of it are at most 1.
+_BEHIND: Final = pl.col("weighted") - pl.col("weighted").max().over("user")
+
 # An item's score, from what `_fused` gathers about the lists that hold it and about all lists of the user.
 _SCORES: Final[dict[Rule, pl.Expr]] = {
     "mean": (pl.col("weighted") + pl.col("floors")) / pl.col("lists"),
     "mean_bonus": pl.col("mean_score") + pl.col("holding") - 1,
     "best": pl.col("best_score"),
-    "learned": pl.col("behind") - pl.col("behind").exp().sum().log().over("user"),
+    "learned": _BEHIND - _BEHIND.exp().sum().over("user").log(),
 }
 
 _UNWEIGHTED: Final = Weight(score=1.0, held=0.0)
@@ -59,8 +65,9 @@ def fuse(rankings: pl.DataFrame, *, rule: Rule, weights: Mapping[str, Weight] | 
 
     Raises DataError where a list holds an item twice, or a modality has no weight.
     """
-    known = weights if weights and rule == "learned" else {}
-    if rule == "learned" and (unknown := sorted(set(rankings["modality"].unique()) - set(known))):
+    known = (weights or {}) if rule == "learned" else {}
+    unknown = sorted(set(rankings["modality"].unique()) - set(known))
+    if rule == "learned" and unknown:
         raise DataError(
             f"fusion: expected a weight of each ranking that is fused, found none of {', '.join(unknown)} "
             f"among those of {', '.join(sorted(known)) or 'none'}"
@@ -90,7 +97,7 @@ def weights_in(table: pl.DataFrame) -> dict[str, Weight]:
 def list_entries(ranking: pl.DataFrame) -> pl.DataFrame:
     """Return one ranking's entries: user, item, score, the lowest score of the user's list as `floor`, and `user_item`.
 
-    user_item is user and item as one integer that sorts by user and item, see USER_BITS; scores are doubles.
+    user_item is USER_ITEM; scores are doubles.
 
     Raises DataError where a list holds an item twice.
     """
@@ -100,7 +107,7 @@ def list_entries(ranking: pl.DataFrame) -> pl.DataFrame:
         "item",
         score,
         floor=score.min().over("user"),
-        user_item=pl.col("user").cast(pl.UInt64) * 2**USER_BITS + pl.col("item"),
+        user_item=USER_ITEM,
     )
     repeats = entries.get_column("user_item").sort().diff().eq(0)
     if repeats.any():
@@ -130,7 +137,6 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) ->
             best_score=pl.col("score").max(),
         )
         .join(_bounds(lists), on="user")
-        .with_columns(behind=pl.col("weighted") - pl.col("weighted").max().over("user"))
         .select("user", "item", "longest", score=_SCORES[rule])
         .sort("user", "score", "item", descending=[False, True, False])
         .with_columns(rank=pl.int_range(1, pl.len() + 1).over("user"))

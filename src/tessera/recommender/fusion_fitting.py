@@ -11,12 +11,13 @@ import polars as pl
 from scipy.optimize import minimize
 
 from tessera.errors import DataError
-from tessera.recommender.fusion import USER_BITS, Weight, list_entries
+from tessera.recommender.fusion import USER_BITS, USER_ITEM, Weight, list_entries
+from tessera.recommender.metrics import Floats
+from tessera.recommender.targets import of_some_users
 
-Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-#: Users that are learned from, at most: taken at even distances, which bounds memory and time.
+#: Users that are learned from, at most, which bounds memory and time.
 USERS: Final = 100_000
 
 #: Weight of the squares of all weights beside a user's mean loss: keeps those finite that nothing bounds.
@@ -26,7 +27,7 @@ PENALTY: Final = 1e-4
 class _Candidates(NamedTuple):
     """What users could have been recommended, sorted by user."""
 
-    features: Doubles  # (C, 2 M) how far above its list's lowest score each stands in each ranking, and whether it does
+    features: Floats  # (C, 2 M) how far above its list's lowest score each stands in each ranking, and whether it does
     starts: Integers  # (U,) where each user's candidates begin
     is_target: npt.NDArray[np.bool_]  # (C,) one of each user's
 
@@ -48,9 +49,7 @@ def learn_weights(rankings: pl.DataFrame, targets: pl.DataFrame) -> dict[str, We
     names = sorted(rankings["modality"].unique())
     if len(names) <= 1:
         return {name: Weight(1.0, 0.0) for name in names}
-    everyone = rankings["user"].unique().sort()
-    chosen = everyone.gather(np.linspace(0, len(everyone) - 1, min(USERS, len(everyone))).astype(np.int64))
-    looked_at = rankings.filter(pl.col("user").is_in(chosen.implode()))
+    looked_at = of_some_users(rankings, most=USERS)
     candidates = _candidates([looked_at.filter(modality=name) for name in names], targets)
     if not len(candidates.starts):
         raise DataError(
@@ -70,7 +69,7 @@ def _candidates(lists: list[pl.DataFrame], targets: pl.DataFrame) -> _Candidates
     for column, (each, rows) in enumerate(zip(entries, np.split(places, _ends(entries)), strict=True)):
         features[rows, column] = (each["score"] - each["floor"]).to_numpy()
         features[rows, column + len(lists)] = 1.0
-    wanted = targets.select(pl.col("user").cast(pl.UInt64) * 2**USER_BITS + pl.col("item")).to_series().to_numpy()
+    wanted = targets.select(USER_ITEM).to_series().to_numpy()
     is_target, users = np.isin(pairs, wanted), pairs >> USER_BITS
     told = np.isin(users, users[is_target])
     _, starts = np.unique(users[told], return_index=True)
@@ -81,7 +80,7 @@ def _ends(entries: list[pl.DataFrame]) -> Integers:
     return np.cumsum([each.height for each in entries])[:-1]
 
 
-def _loss(weights: Doubles, *candidates: Any) -> tuple[float, Doubles]:
+def _loss(weights: Floats, *candidates: Any) -> tuple[float, Floats]:
     """Return the mean loss of a user and its gradient (2 M,), both with the penalty."""
     features, starts, is_target = candidates
     lengths = np.diff(starts, append=len(features))

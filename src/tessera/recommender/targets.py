@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from tessera.errors import DataError
@@ -11,6 +12,13 @@ _SPLITS: Final = ("valid", "test")
 
 #: A shorter list cuts HR@10 and NDCG@10, the longest cut-offs that are measured.
 ENOUGH: Final = 10
+
+
+def of_some_users(table: pl.DataFrame, *, most: int) -> pl.DataFrame:
+    """Return the rows of table whose user is one of at most so many, taken at even distances of all."""
+    everyone = table["user"].unique().sort()
+    chosen = everyone.gather(np.linspace(0, len(everyone) - 1, min(most, len(everyone))).astype(np.int64))
+    return table.filter(pl.col("user").is_in(chosen.implode()))
 
 
 def find_targets(interactions: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from transformers import T5ForConditionalGeneration
 from tessera.recommender.batches import Rows, Samples, batches_by_length, samples_of
 from tessera.recommender.losses import token_losses
 from tessera.recommender.ranking import Share, rank, target_ranks
+from tessera.recommender.targets import of_some_users
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import PAD, Task, Tokens
 
@@ -41,9 +41,7 @@ def validation_on(
 
     tokens maps a modality to the tokens (N, L) of all items.
     """
-    everyone = corpus["user"].unique().sort()
-    chosen = everyone.gather(np.linspace(0, len(everyone) - 1, min(users, len(everyone))).astype(np.int64))
-    looked_at = corpus.filter(pl.col("user").is_in(chosen.implode()))
+    looked_at = of_some_users(corpus, most=users)
     rankings = []
     for task in tasks:
         if task.is_recommendation:
