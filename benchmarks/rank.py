@@ -2,17 +2,17 @@
 
 Ours is the search of the stage rank_items. The peer is what everyone uses: `generate` of `transformers` with
 `prefix_allowed_tokens_fn` over a dictionary of prefixes, its cache switched on, histories in the order of their users,
-each batch padded to its longest. Both run in float32 on the same weights, and must find the same items: the lists are
-compared, and where two neighbours have changed places their scores must be within 1e-4 of each other. Neither side
-has the C library keep freed memory, as the stages do: measured once, that makes the peer 1.8 times as fast and ours no
-faster.
+each batch padded to its longest. Both run in float32, as the stage does, on the same weights, and must find the same
+items: the lists are compared, and where two neighbours have changed places their scores must be within 1e-4 of each
+other. Neither side has the C library keep freed memory, as the stages do: measured once, that makes the peer 1.8 times
+as fast and ours no faster.
 
 The peer ranks users taken at even distances from those of ours. The first case has the trie of the 6,250 items, the
-second one of a million random IDs. The limit is what the processor's matrix rate allows for the products of encoder and
+second one of a million random IDs. The limit is what the device's matrix rate allows for the products of encoder and
 decoder on histories without padding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -60,7 +60,9 @@ def main(
     many_items: Annotated[int, typer.Option(help="Items of the large trie.")] = 1_000_000,
     batch_size: Annotated[int, typer.Option(help="Users a batch.")] = 64,
     runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
+    peer_batch_size: Annotated[int, typer.Option(help="Users a batch of the peer.")] = 32,
     growth: Annotated[bool, typer.Option(help="Measure how the time grows with the work.")] = True,
+    device: Annotated[str, typer.Option(help="Where both rank: cpu or cuda.")] = "cpu",
 ) -> None:
     """Compare the search of the stage with `generate`."""
     data = instruments()
@@ -69,17 +71,18 @@ def main(
     users, peer_users = (len(everyone.lengths), 256) if full else (users, peer_users)
     source = everyone.take(spread(len(everyone.lengths), users))
     codes = distinct_ids(many_items, draw=np.random.default_rng(0))
-    model = known.model().eval()
+    model = known.model().eval().to(device)
     works = [
-        Work(f"{name} items", model, tokens, build_trie(tokens), source)
+        Work(f"{name} items" + (f", {device}" if device != "cpu" else ""), model, tokens, build_trie(tokens), source)
         for name, tokens in (
             (f"{len(data.codes[MODALITY]):,}", known.tokens[MODALITY]),
             (f"{many_items:,}", known.vocabulary.tokens(MODALITY, codes)),
         )
     ]
-    rate = matrix_rate()
-    cases = [compared(work, peer_users=peer_users, batch_size=batch_size, runs=runs, rate=rate) for work in works]
-    report("rank", cases, to=to, growth=grown(works[0], batch_size=batch_size) if growth else [])
+    rate = matrix_rate(device)
+    each = {"ours": batch_size, "peer": peer_batch_size}
+    cases = [compared(work, peer_users=peer_users, batch_sizes=each, runs=runs, rate=rate) for work in works]
+    report("rank", cases, to=to, growth=grown(works[0], batch_size=batch_size) if growth else [], device=device)
 
 
 def test_histories(data: Instruments, known: Vocabularies) -> Rows:
@@ -95,13 +98,13 @@ def spread(rows: int, count: int) -> Tensor:
     return torch.from_numpy(((np.arange(count) + 0.5) * rows / count).astype(np.int64))
 
 
-def compared(work: Work, *, peer_users: int, batch_size: int, runs: int, rate: float) -> Case:
+def compared(work: Work, *, peer_users: int, batch_sizes: Mapping[str, int], runs: int, rate: float) -> Case:
     """Return the case of work; raise ValueError where the two find different items."""
     asked = spread(len(work.source.lengths), peer_users)
     prefixes = prefixes_of(work.tokens)
     found = alternate(
-        peer=lambda: generated(work, asked, prefixes),
-        ours=lambda: ranked(work, batch_size=batch_size),
+        peer=lambda: generated(work, asked, prefixes, batch_size=batch_sizes["peer"]),
+        ours=lambda: ranked(work, batch_size=batch_sizes["ours"]),
         runs=runs,
     )
     theirs, ours = found.peers_result, Beams(*(part[asked] for part in found.our_result))
@@ -149,16 +152,16 @@ def prefixes_of(tokens: Tokens) -> Prefixes:
 
 
 @torch.inference_mode()
-def generated(work: Work, users: Tensor, prefixes: Prefixes) -> Beams:
-    """Return what `generate` finds for users (U,) in batches of 32."""
-    batches = [generated_batch(work, rows, prefixes) for rows in users.split(32)]
+def generated(work: Work, users: Tensor, prefixes: Prefixes, *, batch_size: int) -> Beams:
+    """Return what `generate` finds for users (U,)."""
+    batches = [generated_batch(work, rows, prefixes) for rows in users.split(batch_size)]
     return Beams(torch.cat([batch.items for batch in batches]), torch.cat([batch.scores for batch in batches]))
 
 
 def generated_batch(work: Work, users: Tensor, prefixes: Prefixes) -> Beams:
     """Return what `generate` finds for a batch of users; an item that shares its ID with others stands for them."""
-    source = work.source.padded(users)
     model: Any = work.model
+    source = work.source.padded(users).to(model.device)
     found = model.generate(
         input_ids=source,
         attention_mask=(source != PAD).long(),

@@ -18,7 +18,7 @@ PICTURE = HERE.parent / "docs" / "growth.svg"
 BEGIN, END = "<!-- benchmarks: written by benchmarks/readme.py -->", "<!-- end of benchmarks -->"
 
 #: The benchmarks in the order of the pipeline.
-ORDER = ("filter", "cluster", "quantize", "collisions", "corpus", "train", "rank", "serve", "pipeline")
+ORDER = ("filter", "cluster", "quantize", "collisions", "corpus", "train", "rank", "rank_gpu", "serve", "pipeline")
 
 #: A small plot: its place in the grid and its inner frame, in pixels.
 COLUMNS, CELL, HEIGHT = 4, 220, 170
@@ -46,6 +46,7 @@ def table(documents: Sequence[dict[str, Any]]) -> str:
             lines.append(f"| {name} | {case['name']} | {case['unit']} | {rates} | {case['limit_fraction']:.0%} |")
     machines = {
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+        + (f", {machine['gpu']}" if "gpu" in machine else "")
         for machine in (document["machine"] for document in documents)
     }
     return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])

@@ -12,6 +12,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,8 +25,8 @@ Ours = TypeVar("Ours")
 KIB = 1024
 GIB = 2**30
 
-#: Rows and columns of the product that the matrix rate is measured with, and how often.
-SIDE = 2048
+#: Rows and columns of the product that the matrix rate is measured with on a CPU and on a GPU, and how often.
+SIDE, SIDE_ON_GPU = 2048, 8192
 PRODUCTS = 15
 
 #: Bytes copied to measure the rate of copying.
@@ -100,12 +101,24 @@ def median_seconds(work: Callable[[], object], *, runs: int) -> float:
     return statistics.median(seconds)
 
 
-def matrix_rate() -> float:
-    """Return the floating-point operations a second of float32 products of SIDE x SIDE matrices: the median."""
+def matrix_rate(device: str = "cpu", *, precision: str = "fp32") -> float:
+    """Return the floating-point operations a second of products of large square matrices on device: the median.
+
+    precision is fp32, with no shortcut that a GPU may take for it, or bf16.
+    """
     import torch
 
-    one, other = torch.randn(2, SIDE, SIDE).unbind()
-    return 2 * SIDE**3 / median_seconds(lambda: one @ other, runs=PRODUCTS)
+    side = SIDE if device == "cpu" else SIDE_ON_GPU
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one, other = torch.randn(2, side, side, device=device, dtype=dtype).unbind()
+
+    def product() -> None:
+        _ = one @ other
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    product()  # what comes first takes longer
+    return 2 * side**3 / median_seconds(product, runs=PRODUCTS)
 
 
 def copy_rate() -> float:
@@ -126,9 +139,8 @@ class Spent(NamedTuple):
 
 def in_own_process(work: Callable[..., Any], *arguments: Any) -> Spent:
     """Return what work(*arguments), a function of a module, takes and returns in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_measured, (work, arguments))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, work, arguments).result()
 
 
 class Apart(NamedTuple):
@@ -154,8 +166,13 @@ def _measured(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Spent:
     return Spent(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB, result)
 
 
-def report(benchmark: str, cases: list[Case], *, growth: Sequence[Growth] = (), to: Path | None) -> None:
-    """Print cases as a table and, where to is given, write them as JSON; the first case stands for the benchmark."""
+def report(
+    benchmark: str, cases: list[Case], *, growth: Sequence[Growth] = (), to: Path | None, device: str = "cpu"
+) -> None:
+    """Print cases as a table and, where to is given, write them as JSON; the first case stands for the benchmark.
+
+    device is where they were measured.
+    """
     table = Table("work", "unit", "peer", "ours", "times", "limit", "of limit", title=benchmark, title_justify="left")
     for case in cases:
         rates = (rounded(case.peer), rounded(case.ours), f"{case.ratio:.1f}", rounded(case.limit))
@@ -175,7 +192,7 @@ def report(benchmark: str, cases: list[Case], *, growth: Sequence[Growth] = (), 
             **headline,
             "cases": [case.to_json() for case in cases],
             "growth": [each._asdict() for each in growth],
-            "machine": machine(),
+            "machine": machine(device),
         }
         to.write_text(json.dumps(document, indent=2) + "\n")
 
@@ -197,10 +214,19 @@ def rounded(number: float) -> str:
     return f"{float(digits):,.0f}" if abs(number) >= 100 else f"{float(digits):g}"  # noqa: PLR2004 - three digits
 
 
-def machine() -> dict[str, str | int]:
-    """Return what the measurements were made on."""
+def machine(device: str = "cpu") -> dict[str, str | int]:
+    """Return what the measurements were made on; the GPU too where that was the device."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / GIB)}
+    found: dict[str, str | int] = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / GIB),
+    }
+    if device == "cpu":
+        return found
+    import torch
+
+    return found | {"gpu": torch.cuda.get_device_name(device)}
 
 
 def _processor() -> str:

@@ -3,12 +3,14 @@
 Ours is the training of the stage train_t5 (without the alignment loss, which the peer has not): batches of about equal
 length, the network of `tessera.recommender.network`. The peer is `transformers.Trainer` as it is used for this: the
 same model and the same small vocabulary, random batches padded to their longest source, dropout, AdamW and clipping
-the same. Both run in float32. Ours goes through batches taken at even distances from an epoch's, sorted by length, so
-that they stand for the whole epoch; the peer's random batches all do. Each run has a process of its own, since ours
-has the C library keep freed memory, as every stage does; what comes before the first step is not timed. Measured once,
-a peer that keeps it too made 85 samples a second, a fifth of ours.
+the same. Both run in float32, or with `--precision bf16` under autocast. Ours goes through batches taken at even
+distances from an epoch's, sorted by length, so that they stand for the whole epoch; the peer's random batches all do.
+Each run has a process of its own, since ours has the C library keep freed memory, as every stage does; what comes
+before the first step is not timed. Measured once, a peer that keeps it too made 85 samples a second, a fifth of ours.
+On a GPU (`--device cuda`) both make their steps once before they are timed, and the peer's samples are read by
+processes of their own.
 
-The limit is what the processor's matrix rate allows for the products of the model on samples without padding.
+The limit is what the device's matrix rate allows for the products of the model on samples without padding.
 """
 
 import tempfile
@@ -16,7 +18,7 @@ import time
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -42,6 +44,24 @@ IGNORED = -100  # what `transformers` takes for no target
 SAME_LOSS = 1e-5
 HISTORIES = (1, 2, 5, 10, 20)
 
+#: Processes that read the peer's samples while a GPU makes its steps.
+READERS = 4
+
+
+class Where(NamedTuple):
+    """The device that trains, and the precision of its products: fp32 or bf16."""
+
+    device: str
+    precision: str
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is no CPU."""
+        return self.device != "cpu"
+
+    def __str__(self) -> str:
+        return f", {self.device}, {self.precision}" if self.on_gpu else ""
+
 
 def main(
     to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
@@ -50,18 +70,22 @@ def main(
     steps: Annotated[int, typer.Option(help="Steps of ours in a run; the peer makes an eighth of them.")] = 16,
     runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
     growth: Annotated[bool, typer.Option(help="Measure how the time grows with the work.")] = True,
+    device: Annotated[str, typer.Option(help="Where both train: cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="Of the products: fp32 or bf16.")] = "fp32",
 ) -> None:
     """Compare the training of the stage with `transformers.Trainer`."""
+    where = Where(device, precision)
     data = instruments()
     known = vocabularies(data)
     corpus = training_samples(data, known)
-    rate = matrix_rate()
+    rate = matrix_rate(device, precision=precision)
     cases = [
-        compared(corpus, known, batch_size=size, steps=3 * steps if full else steps, runs=runs, rate=rate)
+        compared(corpus, known, where, batch_size=size, steps=3 * steps if full else steps, runs=runs, rate=rate)
         for size in batch_sizes or ([256, 1024] if full else [256])
     ]
     keep_freed_memory()
-    report("train", cases, to=to, growth=[by_history(data, corpus, known)] if growth else [])
+    grown = [by_history(data, corpus, known, where)] if growth else []
+    report("train", cases, to=to, growth=grown, device=device)
 
 
 def training_samples(data: Instruments, known: Vocabularies) -> Samples:
@@ -70,11 +94,16 @@ def training_samples(data: Instruments, known: Vocabularies) -> Samples:
     return samples_of(pl.concat([table for _, table in tables]))
 
 
-def compared(corpus: Samples, known: Vocabularies, *, batch_size: int, steps: int, runs: int, rate: float) -> Case:
+def compared(
+    corpus: Samples, known: Vocabularies, where: Where, *, batch_size: int, steps: int, runs: int, rate: float
+) -> Case:
     """Return the case of batches of batch_size."""
-    difference = loss_difference(corpus, known, torch.arange(0, len(corpus.items), len(corpus.items) // batch_size))
+    some = torch.arange(0, len(corpus.items), len(corpus.items) // batch_size)
+    difference = loss_difference(corpus, known, some, device=where.device)
     rates = alternate_apart(
-        ours=partial(our_rate, batch_size, steps), peer=partial(peer_rate, batch_size, max(1, steps // 8)), runs=runs
+        ours=partial(our_rate, where, batch_size, steps),
+        peer=partial(peer_rate, where, batch_size, max(1, steps // 8)),
+        runs=runs,
     )
     lengths = corpus.source.lengths.numpy()
     operations = FORWARD_AND_BACKWARD * (
@@ -84,7 +113,7 @@ def compared(corpus: Samples, known: Vocabularies, *, batch_size: int, steps: in
         )
     )
     return Case(
-        f"batches of {batch_size}",
+        f"batches of {batch_size}{where}",
         "samples/s",
         peer=median(each.result for each in rates.peer),
         ours=median(each.result for each in rates.ours),
@@ -96,35 +125,39 @@ def compared(corpus: Samples, known: Vocabularies, *, batch_size: int, steps: in
     )
 
 
-def our_rate(batch_size: int, steps: int) -> float:
+def our_rate(where: Where, batch_size: int, steps: int) -> float:
     """Return the samples a second of some steps of ours."""
     keep_freed_memory()
     data = instruments()
     known = vocabularies(data)
     corpus = training_samples(data, known)
-    training = our_training(corpus, known, batch_size=batch_size)
+    training = our_training(corpus, known, where, batch_size=batch_size)
     batches = spread(training.steps(0), corpus, count=steps)
+    if where.on_gpu:
+        training.epoch(0, batches, batches)
     start = time.perf_counter()
     training.epoch(0, batches, batches)
     return sum(len(rows) for step in batches for rows in step) / (time.perf_counter() - start)
 
 
-def peer_rate(batch_size: int, steps: int) -> float:
+def peer_rate(where: Where, batch_size: int, steps: int) -> float:
     """Return the samples a second of some steps of the peer."""
     data = instruments()
     known = vocabularies(data)
-    trainer = peer_training(training_samples(data, known), known, batch_size=batch_size, steps=steps)
+    trainer = peer_training(training_samples(data, known), known, where, batch_size=batch_size, steps=steps)
+    if where.on_gpu:
+        trainer.train()
     start = time.perf_counter()
     trainer.train()
     return batch_size * steps / (time.perf_counter() - start)
 
 
-def our_training(corpus: Samples, known: Vocabularies, *, batch_size: int) -> Training:
+def our_training(corpus: Samples, known: Vocabularies, where: Where, *, batch_size: int) -> Training:
     """Return the stage's training of a new model, with the published settings."""
     published = PAPER.t5.model_dump(include=set(Settings._fields))
     changes = {"lambda_implicit": 0.0, "epochs": 1, "batch_size": batch_size, "monitor": "loss"}
     settings = Settings(**published | changes, seed=0)
-    accelerator = accelerator_on("cpu", precision="fp32")
+    accelerator = accelerator_on(where.device, precision=where.precision)
     return Training(
         known.model(),
         corpus,
@@ -168,7 +201,7 @@ def padded(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"input_ids": source, "attention_mask": source != PAD, "labels": pad(targets, padding_value=IGNORED)}
 
 
-def peer_training(corpus: Samples, known: Vocabularies, *, batch_size: int, steps: int) -> Any:
+def peer_training(corpus: Samples, known: Vocabularies, where: Where, *, batch_size: int, steps: int) -> Any:
     """Return a `Trainer` of a new model that makes steps steps at each call of train."""
     arguments = TrainingArguments(
         output_dir=str(Path(tempfile.gettempdir(), "tessera-benchmarks")),
@@ -182,7 +215,9 @@ def peer_training(corpus: Samples, known: Vocabularies, *, batch_size: int, step
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu=not where.on_gpu,
+        bf16=where.precision == "bf16",
+        dataloader_num_workers=READERS if where.on_gpu else 0,
         seed=0,
     )
     trainer = Trainer(model=known.model(), args=arguments, train_dataset=Lists(corpus), data_collator=padded)
@@ -191,10 +226,10 @@ def peer_training(corpus: Samples, known: Vocabularies, *, batch_size: int, step
 
 
 @torch.inference_mode()
-def loss_difference(corpus: Samples, known: Vocabularies, rows: Tensor) -> float:
+def loss_difference(corpus: Samples, known: Vocabularies, rows: Tensor, *, device: str) -> float:
     """Return how far the two losses of the same batch and weights are apart; raise ValueError where they differ."""
-    model = known.model().eval()
-    source, target = corpus.source.padded(rows), corpus.target.padded(rows)
+    model = known.model().eval().to(device)
+    source, target = (table.padded(rows).to(device) for table in (corpus.source, corpus.target))
     ours = float(softmax_losses(model, source, target)) / int((target != PAD).sum())
     labels = target.masked_fill(target == PAD, IGNORED)
     theirs = float(model(input_ids=source, attention_mask=source != PAD, labels=labels).loss)
@@ -204,9 +239,9 @@ def loss_difference(corpus: Samples, known: Vocabularies, rows: Tensor) -> float
     return difference
 
 
-def by_history(data: Instruments, corpus: Samples, known: Vocabularies) -> Growth:
+def by_history(data: Instruments, corpus: Samples, known: Vocabularies, where: Where) -> Growth:
     """Return the seconds of a step of 256 samples, by the items in their histories."""
-    training = our_training(corpus, known, batch_size=256)
+    training = our_training(corpus, known, where, batch_size=256)
     levels = next(iter(data.codes.values())).shape[1]
     seconds = []
     for items in HISTORIES:

@@ -5,11 +5,12 @@ import polars as pl
 import pytest
 import torch
 from accelerate import Accelerator
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tessera.checkpoints import CheckpointStore
 from tessera.errors import CheckpointError, DataError
 from tessera.recommender.batches import samples_of
-from tessera.recommender.fitting import Settings, Training, align, fit, learning_rate
+from tessera.recommender.fitting import Settings, Training, align, fit, learning_rate, optimizer_of
 from tessera.recommender.model import Sizes
 from tessera.recommender.ranking import Share
 from tessera.recommender.trie import build_trie
@@ -41,6 +42,14 @@ WITH_DROPOUT = NO_DROPOUT._replace(dropout=0.1)
 
 class KilledError(Exception):
     pass
+
+
+def test_on_a_gpu_all_weights_learn_in_one_kernel():
+    """With weights that have a device and no content, for want of a GPU."""
+    with FakeTensorMode():
+        for device in ("cuda", "cpu"):
+            optimizer = optimizer_of(torch.nn.Linear(2, 2, device=device), settings=SETTINGS)
+            assert optimizer.defaults["fused"] == (device == "cuda")
 
 
 def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **changes):

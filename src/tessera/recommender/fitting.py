@@ -139,7 +139,7 @@ def align(
     if not settings.alignment_epochs:
         return []
     alignment = Alignment(model, _own_ids(ids, accelerator.device), temperature=settings.temperature)
-    optimizer = torch.optim.AdamW(alignment.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = optimizer_of(alignment.to(accelerator.device), settings=settings)
     alignment, optimizer = accelerator.prepare(alignment, optimizer)
     alignment.train()
     count = len(next(iter(ids.values())))
@@ -171,6 +171,13 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
+def optimizer_of(losses: torch.nn.Module, *, settings: Settings) -> torch.optim.Optimizer:
+    """Return AdamW for the weights of losses, in one kernel on a GPU, where a step is mostly starts of kernels."""
+    weights = list(losses.parameters())
+    is_fused = all(weight.is_cuda for weight in weights)
+    return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=is_fused)
+
+
 class Training:
     """The objects that a training goes through its epochs with."""
 
@@ -200,7 +207,7 @@ class Training:
             temperature=settings.temperature,
             tries=_chosen(tries, train.names),
         )
-        optimizer = torch.optim.AdamW(losses.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = optimizer_of(losses.to(accelerator.device), settings=settings)
         self.model, self.validation, self.settings, self.accelerator = model, validation, settings, accelerator
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
         self.train = train.to(accelerator.device)
