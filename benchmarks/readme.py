@@ -44,12 +44,17 @@ def table(documents: Sequence[dict[str, Any]]) -> str:
             rates = f"{rounded(case['peer'])} | {rounded(case['ours'])} | {rounded(case['ratio'])}"
             name = f"[{document['benchmark']}](benchmarks/{document['benchmark']}.py)"
             lines.append(f"| {name} | {case['name']} | {case['unit']} | {rates} | {case['limit_fraction']:.0%} |")
-    machines = {
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
-        + (f", {machine['gpu']}" if "gpu" in machine else "")
-        for machine in (document["machine"] for document in documents)
-    }
-    return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
+    on_each = dict[str, list[str]]()
+    for document in documents:
+        on_each.setdefault(named(document["machine"]), []).append(document["benchmark"])
+    told = [f"- {machine}: {', '.join(benchmarks)}" for machine, benchmarks in sorted(on_each.items())]
+    return "\n".join([*lines, "", "Measured on, so that rates compare within one of them alone:", "", *told])
+
+
+def named(machine: dict[str, Any]) -> str:
+    """Return what a machine is called."""
+    gpu = f", {machine['gpu']}" if "gpu" in machine else ""
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB{gpu}"
 
 
 def small_plots(growths: Sequence[Growth]) -> str:

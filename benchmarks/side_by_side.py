@@ -104,7 +104,7 @@ def median_seconds(work: Callable[[], object], *, runs: int) -> float:
 def matrix_rate(device: str = "cpu", *, precision: str = "fp32") -> float:
     """Return the floating-point operations a second of products of large square matrices on device: the median.
 
-    precision is fp32, with no shortcut that a GPU may take for it, or bf16.
+    precision is fp32 or bf16.
     """
     import torch
 
@@ -139,6 +139,7 @@ class Spent(NamedTuple):
 
 def in_own_process(work: Callable[..., Any], *arguments: Any) -> Spent:
     """Return what work(*arguments), a function of a module, takes and returns in a fresh process."""
+    # No multiprocessing.Pool, whose processes may not have any of their own, as a peer's readers are.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measured, work, arguments).result()
 

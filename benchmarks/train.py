@@ -7,12 +7,13 @@ the same. Both run in float32, or with `--precision bf16` under autocast. Ours g
 distances from an epoch's, sorted by length, so that they stand for the whole epoch; the peer's random batches all do.
 Each run has a process of its own, since ours has the C library keep freed memory, as every stage does; what comes
 before the first step is not timed. Measured once, a peer that keeps it too made 85 samples a second, a fifth of ours.
-On a GPU (`--device cuda`) both make their steps once before they are timed, and the peer's samples are read by
-processes of their own.
+On a GPU (`--device cuda`) ours makes its steps once before they are timed, and the peer a first one, while processes of
+their own begin to read its samples.
 
 The limit is what the device's matrix rate allows for the products of the model on samples without padding.
 """
 
+import math
 import tempfile
 import time
 from functools import partial
@@ -30,7 +31,7 @@ from published import FORWARD_AND_BACKWARD, Vocabularies, decoder_operations, en
 from side_by_side import Case, Growth, alternate_apart, matrix_rate, median_seconds, report
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from tessera.recommender.batches import Samples, samples_of
 from tessera.recommender.corpus import samples
@@ -102,7 +103,7 @@ def compared(
     difference = loss_difference(corpus, known, some, device=where.device)
     rates = alternate_apart(
         ours=partial(our_rate, where, batch_size, steps),
-        peer=partial(peer_rate, where, batch_size, max(1, steps // 8)),
+        peer=partial(peer_rate, where, batch_size, steps if where.on_gpu else max(1, steps // 8)),
         runs=runs,
     )
     lengths = corpus.source.lengths.numpy()
@@ -144,12 +145,30 @@ def peer_rate(where: Where, batch_size: int, steps: int) -> float:
     """Return the samples a second of some steps of the peer."""
     data = instruments()
     known = vocabularies(data)
-    trainer = peer_training(training_samples(data, known), known, where, batch_size=batch_size, steps=steps)
-    if where.on_gpu:
-        trainer.train()
-    start = time.perf_counter()
+    untimed = 1 if where.on_gpu else 0
+    corpus = training_samples(data, known)
+    trainer = peer_training(corpus, known, where, batch_size=batch_size, steps=untimed + steps)
+    clock = Clock(untimed)
+    trainer.add_callback(clock)
     trainer.train()
-    return batch_size * steps / (time.perf_counter() - start)
+    return batch_size * steps / (time.perf_counter() - clock.start)
+
+
+class Clock(TrainerCallback):
+    """Takes the time when a training begins, or after so many of its steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.start = steps, math.inf
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Take the time if no step is to pass."""
+        if not self.steps:
+            self.start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Take the time once the steps have passed."""
+        if state.global_step == self.steps:
+            self.start = time.perf_counter()
 
 
 def our_training(corpus: Samples, known: Vocabularies, where: Where, *, batch_size: int) -> Training:

@@ -1,6 +1,7 @@
 """The README shows what benchmarks/results holds, and nothing else."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,12 @@ def results(tmp_path):
         growth = [{"name": f"{source.stem} & more", "unit": "items", "work": [10, 1000], "seconds": [0.1, 1.0]}]
         machine = {"processor": "A processor", "cores": 2, "memory_gib": 24}
         machine |= {"gpu": "A GPU"} if source.stem.endswith("_gpu") else {}
-        document = {"benchmark": source.stem, "cases": [case], "growth": growth, "machine": machine}
+        document = {
+            "benchmark": source.stem.removesuffix("_gpu"),
+            "cases": [case],
+            "growth": growth,
+            "machine": machine,
+        }
         (folder / source.name).write_text(json.dumps(document))
     return folder
 
@@ -49,7 +55,10 @@ def test_a_line_a_case_stands_between_the_marks(results, tmp_path):
     assert page.endswith("after\n")
     assert "old" not in page
     assert "| [rank](benchmarks/rank.py) | some work | items/s | 2 | 30 | 15 | 50% |" in page
-    assert "Measured on: A processor, 2 cores, 24 GiB; A processor, 2 cores, 24 GiB, A GPU." in page
+    assert "\n- A processor, 2 cores, 24 GiB: filter, cluster," in page
+    assert "\n- A processor, 2 cores, 24 GiB, A GPU: rank\n" in page
+    for script in re.findall(r"\]\((benchmarks/.*?)\)", page):
+        assert (ROOT / script).is_file()
     picture = (tmp_path / "growth.svg").read_text()
     assert picture.count('class="point"') == 2 * len(list(results.glob("*.json")))
     assert "rank &amp; more" in picture

@@ -139,7 +139,7 @@ def align(
     if not settings.alignment_epochs:
         return []
     alignment = Alignment(model, _own_ids(ids, accelerator.device), temperature=settings.temperature)
-    optimizer = optimizer_of(alignment.to(accelerator.device), settings=settings)
+    optimizer = optimizer_of(alignment, accelerator.device, settings=settings)
     alignment, optimizer = accelerator.prepare(alignment, optimizer)
     alignment.train()
     count = len(next(iter(ids.values())))
@@ -171,10 +171,10 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def optimizer_of(losses: torch.nn.Module, *, settings: Settings) -> torch.optim.Optimizer:
-    """Return AdamW for the weights of losses, in one kernel on a GPU, where a step is mostly starts of kernels."""
-    weights = list(losses.parameters())
-    is_fused = all(weight.is_cuda for weight in weights)
+def optimizer_of(losses: torch.nn.Module, device: torch.device, *, settings: Settings) -> torch.optim.Optimizer:
+    """Put losses on device and return AdamW for its weights: one kernel on a GPU, where starting many takes longest."""
+    weights = losses.to(device).parameters()
+    is_fused = device.type == "cuda"
     return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=is_fused)
 
 
@@ -207,7 +207,7 @@ class Training:
             temperature=settings.temperature,
             tries=_chosen(tries, train.names),
         )
-        optimizer = optimizer_of(losses.to(accelerator.device), settings=settings)
+        optimizer = optimizer_of(losses, accelerator.device, settings=settings)
         self.model, self.validation, self.settings, self.accelerator = model, validation, settings, accelerator
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
         self.train = train.to(accelerator.device)

@@ -1,0 +1,89 @@
+"""A GPU computes what the CPU does, and the same each time."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from tessera.recommender.batches import samples_of
+from tessera.recommender.fitting import Settings, fit
+from tessera.recommender.losses import token_losses
+from tessera.recommender.ranking import rank
+from tessera.recommender.trie import build_trie
+from tessera.recommender.validation import validation_on
+from tessera.runtime import accelerator_on
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+
+GPU = torch.device("cuda")
+SETTINGS = Settings(
+    loss="trie_softmax",
+    modality_masking=0.5,
+    lambda_implicit=0.01,
+    temperature=0.1,
+    alignment_epochs=1,
+    epochs=2,
+    batch_size=64,
+    accumulation=2,
+    lr=0.003,
+    warmup=0.1,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    monitor="ndcg@10",
+    monitor_every=1,
+    patience=10,
+    seed=0,
+)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_the_losses_of_a_batch_are_those_of_the_cpu(world, model, constrained):
+    here = world()
+    samples = here.samples()
+    batch = samples.batch(torch.arange(0, len(samples.items), 5))
+    found = []
+    for device in (torch.device("cpu"), GPU):
+        tries = [build_trie(here.tokens[name]).to(device) for name in samples.names] if constrained else []
+        found.append(token_losses(model(here).eval().to(device), batch.to(device), tries).item())
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_rankings_are_those_of_the_cpu(world, model, renormalise):
+    here = world()
+    source = samples_of(here.test.filter(task="history text -> text")).source
+    trie = build_trie(here.tokens["text"])
+    theirs, ours = (
+        rank(model(here).eval().to(device), trie, source, beams=9, batch_size=16, renormalise=renormalise)
+        for device in (torch.device("cpu"), GPU)
+    )
+    torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-4, rtol=0)
+    assert torch.equal(ours.items.sort(dim=1).values, theirs.items.sort(dim=1).values)
+
+
+@pytest.fixture
+def _no_accelerator():
+    """No process has chosen its device yet, and none has when the test is over."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("_no_accelerator")
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_the_same_seed_gives_the_same_weights(world, model, precision):
+    here = world()
+    one, other = (
+        fit(
+            model(here),
+            here.samples(),
+            validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
+            here.tokens,
+            vocabulary=here.vocabulary,
+            settings=SETTINGS,
+            accelerator=accelerator_on(str(GPU), precision=precision),
+        )
+        for _ in range(2)
+    )
+    assert one.history == other.history
+    pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
