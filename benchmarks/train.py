@@ -155,18 +155,13 @@ def peer_rate(where: Where, batch_size: int, steps: int) -> float:
 
 
 class Clock(TrainerCallback):
-    """Takes the time when a training begins, or after so many of its steps."""
+    """Takes the time when so many steps of a training have passed and the next one begins."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.start = steps, math.inf
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Take the time if no step is to pass."""
-        if not self.steps:
-            self.start = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Take the time once the steps have passed."""
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Take the time if it is that step."""
         if state.global_step == self.steps:
             self.start = time.perf_counter()
 

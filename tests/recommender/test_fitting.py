@@ -9,30 +9,13 @@ from accelerate import Accelerator
 from tessera.checkpoints import CheckpointStore
 from tessera.errors import CheckpointError, DataError
 from tessera.recommender.batches import samples_of
-from tessera.recommender.fitting import Settings, Training, align, fit, learning_rate, optimizer_of
+from tessera.recommender.fitting import Training, align, fit, learning_rate, optimizer_of
 from tessera.recommender.model import Sizes
 from tessera.recommender.ranking import Share
 from tessera.recommender.trie import build_trie
 from tessera.recommender.validation import hit_sums, loss_sums, validation_on
+from tests.recommender.trainings import SETTINGS, same
 
-SETTINGS = Settings(
-    loss="softmax",
-    modality_masking=0.0,
-    lambda_implicit=0.01,
-    temperature=0.1,
-    alignment_epochs=0,
-    epochs=3,
-    batch_size=64,
-    accumulation=1,
-    lr=0.003,
-    warmup=0.1,
-    weight_decay=0.01,
-    clip_norm=1.0,
-    monitor="ndcg@10",
-    monitor_every=1,
-    patience=10,
-    seed=0,
-)
 NO_DROPOUT = Sizes(
     d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0, initializer_factor=1.0
 )
@@ -77,11 +60,6 @@ def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **ch
         store=store,
         on_epoch=on_epoch,
     )
-
-
-def same(one, other):
-    pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 TELLING_TEXT = ["history text -> text", "history image -> text"]
