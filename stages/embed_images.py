@@ -1,4 +1,4 @@
-"""Embed each item's picture: by descriptors, an `open_clip` model, a trained backbone, or vectors that are there."""
+"""Embed each item's picture: by descriptors, a model of `open_clip` or `timm`, a trained backbone, or vectors that are there."""
 
 from pathlib import Path
 from typing import Annotated

@@ -153,7 +153,7 @@ class Text(Impaired):
 class Image(Impaired):
     """embed_images."""
 
-    encoder: Literal["descriptors", "open_clip", "rq_dino", "precomputed"]
+    encoder: Literal["descriptors", "open_clip", "timm", "rq_dino", "precomputed"]
     model: str | None
     checkpoint: str | None
     path: str
@@ -463,7 +463,8 @@ class Params(Section):
             ("text.path, as text.encoder is precomputed", text == "precomputed", self.text.path),
             ("text.model, as text.encoder is transformers", text == "transformers", self.text.model),
             ("image.path, as image.encoder is precomputed", image == "precomputed", self.image.path),
-            ("image.model, as image.encoder is open_clip", image == "open_clip", self.image.model),
+            (f"image.model, as image.encoder is {image}", image in ("open_clip", "timm"), self.image.model),
+            ("image.checkpoint, as image.encoder is timm", image == "timm", self.image.checkpoint),
             ("sequence.encoder, as there are to be collaborative vectors", takers, sequence),
             ("ids.path, as ids.source is file", self.ids.source == "file", self.ids.path),
         ]

@@ -30,6 +30,7 @@ PACKAGES: Final = {
     "scipy": "scipy",
     "sklearn": "scikit-learn",
     "tessera": "tessera",
+    "timm": "timm",
     "torch": "torch",
     "torchvision": "torchvision",
     "transformers": "transformers",

@@ -11,6 +11,8 @@ from tessera.errors import CheckpointError, ParamsError, SourceError
 from tessera.items.backbones import Shape, channels_first, load_backbone, new_backbone, save_backbone
 
 TINY = Shape("vit_tiny_patch16_224", size=16, patch=4, width=12, layers=1, heads=2)
+#: TINY, as timm has it.
+SIZES = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2}
 SIDES = {"distill.size": 16, "distill.local_size": 8}
 
 
@@ -47,8 +49,7 @@ def test_a_backbone_comes_back_as_it_was(tmp_path):
 
 def test_a_local_file_gives_the_first_weights(tmp_path):
     """The weights of the same architecture, with a classifier that is left out, whatever the seed."""
-    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2}
-    published = timm.create_model("vit_tiny_patch16_224", **sizes).eval()
+    published = timm.create_model("vit_tiny_patch16_224", **SIZES).eval()
     file = tmp_path / "published.safetensors"
     save_file(published.state_dict(), file)
     for seed in (0, 1):
@@ -84,8 +85,11 @@ def test_weights_that_cannot_be_had_are_named(tmp_path):
     with pytest.raises(SourceError, match=r"distill\.checkpoint: expected published or a file of weights, found 'no'"):
         built(checkpoint="no")
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
-    with pytest.raises(SourceError, match=r"distill\.checkpoint: expected weights of vit_tiny_patch16_224, found"):
-        built(checkpoint=str(tmp_path / "broken.safetensors"))
+    weights = timm.create_model("vit_tiny_patch16_224", **SIZES).state_dict()
+    save_file(dict(list(weights.items())[:5]), tmp_path / "half.safetensors")
+    for name in ("broken", "half"):
+        with pytest.raises(SourceError, match=r"distill\.checkpoint: expected weights of vit_tiny_patch16_224, found"):
+            built(checkpoint=str(tmp_path / f"{name}.safetensors"))
 
 
 def test_a_folder_without_a_backbone_is_named(tmp_path):

@@ -1,19 +1,13 @@
 import io
 import json
-import pickle
-from functools import partial
 from math import prod
-from types import SimpleNamespace
 
 import numpy as np
-import open_clip
 import polars as pl
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
-from tessera.errors import DataError, ParamsError, SourceError, TableError
+from tessera.errors import DataError, TableError
 from tessera.items import image_encoders
 from tessera.items.demo_pictures import COLOURS, DRAWN, PATTERNS, draw_picture
 from tessera.items.image_encoders import (
@@ -22,36 +16,13 @@ from tessera.items.image_encoders import (
     EDGE_BINS,
     SIDE,
     balance,
-    clip,
     decoded,
     described,
     descriptors,
     principal_axes,
     read_pictures,
 )
-from tests.tiny_models import CLIP, clip_folder
-
-CPU = SimpleNamespace(device=torch.device("cpu"), mixed_precision="no", process_index=0, num_processes=1)
-clip = partial(clip, batch_size=3, accelerator=CPU)
-
-
-def noise(seed, *, size=(40, 30)):
-    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(*size, 3), dtype=np.uint8))
-
-
-def stored(picture, **options):
-    file = io.BytesIO()
-    picture.save(file, format="JPEG", **options)
-    return file.getvalue()
-
-
-def written(path, pictures, *, keys=None, rows=4):
-    table = pl.DataFrame(
-        {"key": keys or [str(place) for place in range(len(pictures))], "picture": pictures, "status": "any"},
-        schema_overrides={"picture": pl.Binary},
-    )
-    table.write_parquet(path, row_group_size=rows)
-    return path
+from tests.stored_pictures import KEYS, PRESENT, noise, stored, written
 
 
 def plain(*colour):
@@ -71,18 +42,6 @@ def shares(vectors, labels, *, neighbours=10):
     np.fill_diagonal(similarity, -np.inf)
     near = np.argsort(-similarity, axis=1)[:, :neighbours]
     return (labels[near] == labels[:, np.newaxis]).mean()
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Seven items, of which item 2 has no picture, item 5 half a file, and item 6 no row at all."""
-    files = [stored(noise(seed)) for seed in range(6)]
-    files[2], files[5] = None, files[5][: len(files[5]) // 2]
-    return written(tmp_path / "images.parquet", [*files, stored(noise(7))], keys=[*"012345", "nobody's"])
-
-
-KEYS = pl.Series([*"6543210"])
-PRESENT = [False, False, True, True, False, True, True]
 
 
 def test_a_plain_picture_has_one_colour_and_no_edges():
@@ -247,86 +206,3 @@ def test_descriptors_bring_posters_of_one_genre_together(shared_data, tmp_path):
     chance = drama.mean() ** 2 + (1 - drama.mean()) ** 2
     assert found.present.all()
     assert shares(found.vectors, drama) > chance + 0.03
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A tiny `open_clip` model in a folder of its own, and its architecture under the name `tiny`."""
-    torch.manual_seed(0)
-    folder = clip_folder(tmp_path_factory.mktemp("clip") / "model")
-    (folder / "tiny.json").write_text(json.dumps(CLIP))
-    open_clip.add_model_config(folder / "tiny.json")
-    weights = load_file(folder / "open_clip_model.safetensors")
-    torch.save(weights, folder / "weights.pt")
-    return folder
-
-
-def clip_one_at_a_time(folder, pictures):
-    """The twin: one picture at a time, with neither batches nor threads."""
-    network, preprocess = open_clip.create_model_from_pretrained("tiny", str(folder / "weights.pt"))
-    with torch.no_grad():
-        return np.stack([network.eval().encode_image(preprocess(picture)[None])[0].numpy() for picture in pictures])
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-@pytest.mark.parametrize("weights", ["open_clip_model.safetensors", "weights.pt"])
-def test_clip_in_batches_equals_one_picture_at_a_time(pictures, checkpoint, weights, batch_size):
-    found = clip(pictures, KEYS, model="tiny", checkpoint=str(checkpoint / weights), batch_size=batch_size)
-    assert found.present.tolist() == PRESENT
-    files = dict(pl.read_parquet(pictures).select("key", "picture").rows())
-    expected = clip_one_at_a_time(checkpoint, [decoded(files[key]) for key in KEYS.filter(pl.Series(PRESENT))])
-    np.testing.assert_allclose(found.vectors[found.present], expected, atol=1e-5)
-
-
-def test_clip_from_a_folder_uses_the_preprocessing_that_lies_there(pictures, checkpoint):
-    own = clip(pictures, KEYS, model=f"local-dir:{checkpoint}", checkpoint=None).vectors
-    usual = clip(pictures, KEYS, model="tiny", checkpoint=str(checkpoint / "weights.pt")).vectors
-    assert own.shape == usual.shape
-    assert np.abs(own - usual).max() > 1e-3
-
-
-def test_clip_in_bf16_is_near_fp32(pictures, checkpoint):
-    exact = clip(pictures, KEYS, model="tiny", checkpoint=str(checkpoint / "weights.pt")).vectors
-    accelerator = SimpleNamespace(**{**vars(CPU), "mixed_precision": "bf16"})
-    coarse = clip(
-        pictures, KEYS, model="tiny", checkpoint=str(checkpoint / "weights.pt"), accelerator=accelerator
-    ).vectors
-    assert 0 < np.abs(coarse - exact).max() < 0.1 * np.abs(exact).max()
-
-
-def test_a_clip_model_must_be_named(pictures):
-    with pytest.raises(ParamsError, match="model: expected an open_clip architecture, found nothing"):
-        clip(pictures, KEYS, model=None, checkpoint=None)
-
-
-@pytest.mark.parametrize(
-    ("model", "weights"),
-    [("no-such", "weights.pt"), ("tiny", "no-such.pt"), ("tiny", None), ("tiny", "half.pt"), ("tiny", "other.pt")],
-)
-def test_a_clip_model_that_cannot_be_had_is_an_error(pictures, checkpoint, model, weights):
-    whole = torch.load(checkpoint / "weights.pt", weights_only=True)
-    torch.save(dict(list(whole.items())[:5]), checkpoint / "half.pt")
-    (checkpoint / "other.pt").write_text("no weights")
-    path = weights and str(checkpoint / weights)
-    with pytest.raises(SourceError, match=f"expected an open_clip architecture .* found '{model}' and "):
-        clip(pictures, KEYS, model=model, checkpoint=path)
-
-
-class Harm:
-    """A pickle that leaves a file behind when it is opened."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-@pytest.mark.usefixtures("checkpoint")
-def test_a_checkpoint_with_code_is_refused(pictures, tmp_path):
-    torch.save({"weight": torch.zeros(1), "harm": Harm(tmp_path / "harm")}, tmp_path / "harmful.pt")
-    (tmp_path / "harmful.pkl").write_bytes(pickle.dumps(Harm(tmp_path / "harm"), protocol=2))
-    for name in ("harmful.pt", "harmful.pkl"):
-        with pytest.raises(SourceError, match="expected an open_clip architecture"):
-            clip(pictures, KEYS, model="tiny", checkpoint=str(tmp_path / name))
-    assert not (tmp_path / "harm").exists()

@@ -9,9 +9,10 @@ import numpy as np
 import open_clip
 import polars as pl
 import pytest
+import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stages.embed_images import main
 from tessera.artifacts import read_table, write_table
@@ -142,6 +143,19 @@ def test_a_trained_backbone_embeds_what_pictures_there_are(embed, tables, tmp_pa
     np.testing.assert_allclose(matrix(embed(RQ_DINO | {"image.batch_size": 2})[0]), matrix(table), atol=1e-5)
 
 
+def test_a_model_of_timm_embeds_what_pictures_there_are(embed, tmp_path, caplog):
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    checkpoint = str(tmp_path / "weights.safetensors")
+    named = {"image.encoder": "timm", "image.model": "test_resnet", "image.checkpoint": checkpoint, "device": "cpu"}
+    table, metrics = embed(named | {"image.watch": checkpoint})
+    assert caplog.messages == []
+    assert table["present"].to_list() == [item not in (2, 3) for item in range(9)]
+    width = timm.create_model("test_resnet").num_features
+    assert metrics == {"items": 9, "present": 7, "missing": pytest.approx(2 / 9), "width": width, "pictures_lost": 1}
+    assert len(np.unique(matrix(table)[table["present"].to_numpy()], axis=0)) == 7
+
+
 @pytest.mark.parametrize("change", ["model", "checkpoint", "encoder"])
 def test_what_changes_the_vectors_of_a_model(embed, clips, change):
     usual = matrix(embed(with_clip(clips))[0])
@@ -193,6 +207,17 @@ def test_precomputed_vectors_come_from_the_path(embed, tmp_path):
         ({"image.encoder": "precomputed", "image.path": "nowhere"}, SourceError, "nowhere: expected a Parquet file"),
         ({"image.encoder": "open_clip"}, ParamsError, "image.model, as image.encoder is open_clip: expected"),
         ({"image.encoder": "open_clip", "image.model": "ViT-B-32"}, SourceError, "found 'ViT-B-32' and None"),
+        ({"image.encoder": "timm"}, ParamsError, "image.model, as image.encoder is timm: expected"),
+        (
+            {"image.encoder": "timm", "image.model": "test_resnet"},
+            ParamsError,
+            "image.checkpoint, as image.encoder is timm: expected",
+        ),
+        (
+            {"image.encoder": "timm", "image.model": "test_resnet", "image.checkpoint": "nowhere"},
+            SourceError,
+            "found 'test_resnet' and 'nowhere'",
+        ),
         (
             {"image.encoder": "open_clip", "image.model": "ViT-B-32", "device": "abacus"},
             ParamsError,
@@ -249,7 +274,7 @@ def test_descriptors_need_no_torch(tables, tmp_path, params_file):
         f"import sys, runpy; sys.argv = {command!r}\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end: assert not end.code\n"
-        "assert not {'torch', 'open_clip', 'sklearn'} & set(sys.modules)"
+        "assert not {'torch', 'open_clip', 'timm', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     assert (tmp_path / "v.parquet").is_file()

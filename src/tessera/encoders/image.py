@@ -6,7 +6,8 @@ import polars as pl
 
 from tessera.encoders.embedded import Embedded
 from tessera.items.fitted import Fitted
-from tessera.items.image_encoders import DescriptorEncoder, clip, descriptors, distilled
+from tessera.items.image_encoders import DescriptorEncoder, descriptors
+from tessera.items.image_models import distilled, modelled
 from tessera.items.vectors import precomputed
 from tessera.params import Image
 from tessera.places import at_home, found_at_home
@@ -58,9 +59,10 @@ def embed_pictures(
             scratch=scratch,
         )
         return Embedded(vectors, {}, nothing_learned)
-    vectors = clip(
+    vectors = modelled(
         images,
         keys,
+        library=image.encoder,
         model=_found(image.model, watch=image.watch),
         checkpoint=_found(image.checkpoint, watch=image.watch),
         batch_size=image.batch_size,

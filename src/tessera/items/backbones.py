@@ -81,7 +81,9 @@ def new_backbone(shape: Shape, *, checkpoint: str | None, sides: dict[str, int])
     if checkpoint is not None:
         _built(shape)  # what is wrong with the shape is not the checkpoint's fault
         try:
+            # With the classifier, since without it timm would not miss weights that the file lacks.
             network = _network(shape, pretrained=True, pretrained_cfg_overlay=overlay)
+            network.reset_classifier(0)  # type: ignore[operator]
         except Exception as error:  # weights come from the network or from any file
             raise SourceError(
                 f"distill.checkpoint: expected weights of {shape.backbone}, found {checkpoint!r}: {error}"
@@ -115,7 +117,7 @@ def load_backbone(folder: Path) -> Backbone:
 
 def _built(shape: Shape) -> nn.Module:
     try:
-        return _network(shape)
+        return _network(shape, num_classes=0)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise ParamsError(
             f"distill.backbone: expected a vision transformer of timm that can have these sizes, "
@@ -126,7 +128,6 @@ def _built(shape: Shape) -> nn.Module:
 def _network(shape: Shape, **source: Any) -> nn.Module:
     network: nn.Module = timm.create_model(
         shape.backbone,
-        num_classes=0,
         img_size=shape.size,
         dynamic_img_size=True,
         patch_size=shape.patch,

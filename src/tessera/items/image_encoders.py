@@ -1,4 +1,4 @@
-"""Embed what items look like: by plain descriptors, any model of the `open_clip` library, or a backbone trained here.
+"""Embed what items look like: by plain descriptors, or whatever else a picture can be given to.
 
 Pictures are read from their table and decoded a batch at a time. An item without a picture, or with one that cannot
 be decoded, is absent.
@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import prod
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,8 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from tessera.errors import DataError, ParamsError, SourceError, TableError
-from tessera.items.encoding import Part, dtype_on, encode_all
+from tessera.errors import DataError, TableError
+from tessera.items.encoding import Part, encode_all
 from tessera.items.fitted import Fitted
 from tessera.items.progress import Progress, silently
 from tessera.items.vectors import Vectors
@@ -111,7 +110,7 @@ def descriptors(
     Raises DataError where there are not two pictures that differ, and nothing is known.
     """
     prepare = partial(squared, side=SIDE)
-    found = _embedded(
+    found = embedded(
         path, keys, prepare, lambda pixels: described(np.stack(pixels)), batch_size=batch_size, progress=progress
     )
     if not found.present.any():
@@ -130,86 +129,42 @@ def fit_descriptors(features: Floats, *, dimensions: int) -> DescriptorEncoder:
     return DescriptorEncoder(mean, scales, principal_axes((features - mean) * scales, dimensions=dimensions))
 
 
-def clip(
+def embedded(
     path: Path,
     keys: pl.Series,
+    prepare: Callable[[Image.Image], Prepared],
+    encode: Callable[[list[Prepared]], Floats],
     *,
-    model: str | None,
-    checkpoint: str | None,
     batch_size: int,
-    accelerator: "Accelerator",
-    progress: Progress = silently,
+    accelerator: "Accelerator | None" = None,
+    progress: Progress,
     scratch: Path | None = None,
 ) -> Vectors:
-    """Return the image embeddings (N, D) that an `open_clip` model gives the pictures at path of the items with keys.
+    """Return what encode makes (B, D) of a batch, for all the pictures at path of the items with keys: vectors (N, D).
 
-    model is an architecture and checkpoint one of its published tags or a local file (safetensors, or a .pt that
-    holds nothing but weights); `hf-hub:NAME` and `local-dir:FOLDER` as model come with their own checkpoint.
-    Pictures go through the model's own preprocessing. On a GPU with bf16 the model computes in it.
-
-    Raises ParamsError where no model is named, SourceError where it cannot be loaded.
+    They are decoded and prepared on all processor cores.
     """
-    import torch
 
-    network, preprocess = _loaded(model, checkpoint, accelerator=accelerator)
+    def prepared(file: bytes) -> Prepared | None:
+        picture = decoded(file)
+        return None if picture is None else prepare(picture)
 
-    def encode(pixels: "list[torch.Tensor]") -> Floats:
-        with torch.inference_mode():
-            images = torch.stack(pixels).to(accelerator.device, dtype_on(accelerator))  # (B, 3, H, W)
-            vectors: Floats = network.encode_image(images).float().cpu().numpy()
-        return vectors
+    def encode_batch(batch: Pictures) -> Part:
+        ready = {place: one for place, one in enumerate(cores.map(prepared, batch.files)) if one is not None}
+        vectors = encode(list(ready.values())) if ready else np.zeros((0, 0), np.float32)
+        return Part(batch.rows[list(ready)], vectors)
 
-    return _embedded(
-        path,
-        keys,
-        preprocess,
-        encode,
-        batch_size=batch_size,
-        accelerator=accelerator,
-        progress=progress,
-        scratch=scratch,
-    )
-
-
-def distilled(
-    path: Path,
-    keys: pl.Series,
-    *,
-    backbone: Path,
-    batch_size: int,
-    accelerator: "Accelerator",
-    progress: Progress = silently,
-    scratch: Path | None = None,
-) -> Vectors:
-    """Return what the backbone in that folder, a teacher of `distillation`, makes (N, D) of the items' pictures.
-
-    It computes in fp32 everywhere: the vectors are to have the codes that its training saw.
-
-    Raises CheckpointError where the folder holds none.
-    """
-    import torch
-
-    from tessera.items.backbones import channels_first, load_backbone
-
-    network = load_backbone(backbone).to(accelerator.device)
-
-    def encode(pixels: list[Pixels]) -> Floats:
-        with torch.inference_mode():
-            pictures = torch.from_numpy(np.stack(pixels)).to(accelerator.device)  # (B, S, S, 3)
-            vectors: Floats = network(channels_first(pictures)).cpu().numpy()
-        return vectors
-
-    prepare = partial(squared, side=network.shape.size)
-    return _embedded(
-        path,
-        keys,
-        prepare,
-        encode,
-        batch_size=batch_size,
-        accelerator=accelerator,
-        progress=progress,
-        scratch=scratch,
-    )
+    with ThreadPoolExecutor() as cores:
+        return encode_all(
+            read_pictures(path, keys, batch_size=batch_size),
+            encode_batch,
+            rows=len(keys),
+            count=-(-len(keys) // batch_size),
+            title="pictures",
+            accelerator=accelerator,
+            progress=progress,
+            scratch=scratch,
+        )
 
 
 def squared_pictures(path: Path, keys: pl.Series, *, side: int, batch_size: int) -> Iterator[Pixels]:
@@ -320,41 +275,6 @@ def _principal_axes(matrix: Floats, dimensions: int) -> Floats:
     return np.asarray((axes * np.sign(largest)).astype(np.float32))
 
 
-def _embedded(
-    path: Path,
-    keys: pl.Series,
-    prepare: Callable[[Image.Image], Prepared],
-    encode: Callable[[list[Prepared]], Floats],
-    *,
-    batch_size: int,
-    accelerator: "Accelerator | None" = None,
-    progress: Progress,
-    scratch: Path | None = None,
-) -> Vectors:
-    """Return what encode makes of the pictures at path; they are decoded and prepared on all processor cores."""
-
-    def prepared(file: bytes) -> Prepared | None:
-        picture = decoded(file)
-        return None if picture is None else prepare(picture)
-
-    def encode_batch(batch: Pictures) -> Part:
-        ready = {place: one for place, one in enumerate(cores.map(prepared, batch.files)) if one is not None}
-        vectors = encode(list(ready.values())) if ready else np.zeros((0, 0), np.float32)
-        return Part(batch.rows[list(ready)], vectors)
-
-    with ThreadPoolExecutor() as cores:
-        return encode_all(
-            read_pictures(path, keys, batch_size=batch_size),
-            encode_batch,
-            rows=len(keys),
-            count=-(-len(keys) // batch_size),
-            title="pictures",
-            accelerator=accelerator,
-            progress=progress,
-            scratch=scratch,
-        )
-
-
 def _colours(pixels: Pixels, *, cells: int) -> NDArray[np.float64]:
     """Return the share of each colour in each cell: (B, cells * cells * product of COLOUR_BINS)."""
     strip = Image.fromarray(pixels.reshape(-1, SIDE, 3)).convert("HSV")
@@ -384,25 +304,3 @@ def _histograms(
     slots = (picture * cells**2 + cell) * bins + values
     counts = np.bincount(slots.ravel(), weights.ravel(), minlength=len(values) * cells**2 * bins)
     return np.asarray(counts, np.float64).reshape(len(values), -1)
-
-
-def _loaded(model: str | None, checkpoint: str | None, *, accelerator: "Accelerator") -> tuple[Any, Any]:
-    if model is None:
-        raise ParamsError("image.model: expected an open_clip architecture, found nothing")
-    import open_clip
-    from safetensors import SafetensorError
-
-    try:
-        network, preprocess = open_clip.create_model_from_pretrained(
-            model,
-            checkpoint,
-            precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
-            device=accelerator.device,
-            weights_only=True,
-        )
-    except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
-        raise SourceError(
-            f"image.model, image.checkpoint: expected an open_clip architecture and a published tag or a file of its "
-            f"weights, found {model!r} and {checkpoint!r}: {error}"
-        ) from error
-    return network.eval(), preprocess

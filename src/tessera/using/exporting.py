@@ -101,7 +101,7 @@ def _outside(params: Params) -> str:
     models = [
         f"{name}.encoder {encoder} ({model})"
         for name, (encoder, model) in named.items()
-        if name in params.modalities and encoder in ("transformers", "open_clip")
+        if name in params.modalities and encoder in ("transformers", "open_clip", "timm")
     ]
     return f"To add items it needs models that are named, not held: {', '.join(models)}." if models else ""
 
