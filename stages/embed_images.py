@@ -1,4 +1,4 @@
-"""Embed each item's picture: by descriptors, a model of `open_clip` or `timm`, a trained backbone, or vectors that are there."""
+"""Embed each item's picture: by descriptors, a model of `open_clip` or `timm`, a trained backbone, or ready vectors."""
 
 from pathlib import Path
 from typing import Annotated

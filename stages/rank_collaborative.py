@@ -8,31 +8,43 @@ from typing import Annotated
 import polars as pl
 import typer
 
-from tessera.artifacts import read_table, table_writer, write_json
+from tessera.artifacts import read_table, table_writer, write_json, write_table
 from tessera.params import PARAMS_FILE, Params, load_params
 from tessera.recommender.corpus import Histories, histories
-from tessera.recommender.factors import AlsSettings, BprSettings, als_scores, bpr_scores, fit_als, fit_bpr
+from tessera.recommender.factors import (
+    AlsSettings,
+    BprSettings,
+    als_of,
+    als_scores,
+    bpr_scores,
+    fit_als,
+    fit_bpr,
+    item_factors,
+)
 from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.transitions import Weights, transition_matrix, transition_scores
 from tessera.runtime import progress, run, torch_device
-from tessera.schemas import INTERACTIONS, RANKINGS
+from tessera.schemas import INTERACTIONS, RANKINGS, VECTORS
 
 
 def main(
     interactions: Annotated[Path, typer.Option(help="Interactions with positions and splits.")],
     encoder: Annotated[Path, typer.Option(help="The trained sequence encoder: a folder.")],
     rankings: Annotated[Path, typer.Option(help="Where the rankings go.")],
+    factors: Annotated[Path, typer.Option(help="Where the items' factors by ALS go, empty if it is no member.")],
     metrics: Annotated[Path, typer.Option(help="Where their counts go.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
     table = read_table(interactions, INTERACTIONS)
     items = table["item"].n_unique()
+    known = als_factors(table, items=items, params=params)
+    write_table(factors, known, VECTORS)
 
     counts: dict[str, dict[str, int]] = {}
     with table_writer(rankings, RANKINGS) as write:
         for member in params.collaborative.members:
-            score = scorer(member, table, encoder, items=items, params=params)
+            score = scorer(member, table, encoder, known, items=items, params=params)
             for split in ("valid", "test"):
                 found = histories(table, split=split, max_history=params.corpus.max_history)
                 seen = histories(table, split=split, max_history=table.height) if params.decode.exclude_seen else None
@@ -52,16 +64,22 @@ def main(
     write_json(metrics, counts)
 
 
+def als_factors(table: pl.DataFrame, *, items: int, params: Params) -> pl.DataFrame:
+    """Return the factors of all items by ALS; an empty table where no ranking is asked of it."""
+    if "als" not in params.collaborative.members:
+        return pl.DataFrame(schema=VECTORS)
+    return item_factors(fit_als(table, items=items, settings=AlsSettings(**params.als.model_dump()), seed=params.seed))
+
+
 def scorer(
-    member: str, table: pl.DataFrame, encoder: Path, *, items: int, params: Params
+    member: str, table: pl.DataFrame, encoder: Path, factors: pl.DataFrame, *, items: int, params: Params
 ) -> Callable[[Histories], Floats]:
     """Return what gives histories the scores (B, N) of all items by the system that member names."""
     if member == "itemknn":
         weights = Weights(**params.itemknn.model_dump())
         return partial(transition_scores, transition_matrix(table, items=items, weights=weights), weights=weights)
     if member == "als":
-        als = AlsSettings(**params.als.model_dump())
-        return partial(als_scores, fit_als(table, items=items, settings=als, seed=params.seed))
+        return partial(als_scores, als_of(factors, settings=AlsSettings(**params.als.model_dump())))
     if member == "bpr":
         bpr = BprSettings(**params.bpr.model_dump())
         return partial(bpr_scores, fit_bpr(table, items=items, settings=bpr, seed=params.seed))

@@ -66,6 +66,7 @@ ITEMS: Schema = {
 USERS: Schema = {"user": pl.UInt32, "key": pl.String, "interactions": pl.UInt32}
 
 #: embed_*: one row an item, sorted; `present` is false where the item lacks the modality and `vector` is the mean.
+#: rank_collaborative: the items' factors by ALS; not present, and 0, are those that nobody took in training.
 VECTORS: Schema = {"item": pl.UInt32, "vector": pl.Array(pl.Float32, 1), "present": pl.Boolean}
 
 #: distill_images: one row a level and code, sorted; no rows where codes are learned from vectors, by train_quantizer.

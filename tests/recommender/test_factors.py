@@ -6,7 +6,16 @@ import pytest
 
 from tessera.errors import CheckpointError, DataError
 from tessera.recommender.corpus import histories
-from tessera.recommender.factors import AlsSettings, BprSettings, als_scores, bpr_scores, fit_als, fit_bpr
+from tessera.recommender.factors import (
+    AlsSettings,
+    BprSettings,
+    als_of,
+    als_scores,
+    bpr_scores,
+    fit_als,
+    fit_bpr,
+    item_factors,
+)
 from tessera.recommender.lists import IMPOSSIBLE
 from tests.recommender.test_popularity import interactions
 
@@ -92,6 +101,15 @@ def test_als_solves_for_a_history_as_the_paper_does():
     user = np.linalg.solve((items.T * confidence) @ items + 0.2 * np.eye(4), items.T @ (confidence * taken))
     estimates = np.maximum(items @ user, 0.0)
     assert np.exp(als_scores(model, found)[0]) == pytest.approx(estimates / estimates.sum(), abs=1e-5)
+
+
+def test_als_of_its_items_factors_scores_as_it_did():
+    shop = interactions({user: [*items[:4], 0, 10] for user, items in GROUPS.items()})
+    model = fit_als(shop, items=11, settings=ALS, seed=0)
+    factors = item_factors(model)
+    assert factors["present"].to_list() == [True] * 10 + [False]
+    found = histories(shop, split="test", max_history=20)
+    assert als_scores(als_of(factors, settings=ALS), found).tolist() == als_scores(model, found).tolist()
 
 
 def test_two_bpr_scores_differ_by_the_odds_of_one_item_against_the_other():

@@ -55,6 +55,7 @@ def rank(tmp_path, params_file):
             interactions=tmp_path / "interactions.parquet",
             encoder=tmp_path / "encoder",
             rankings=tmp_path / "rankings.parquet",
+            factors=tmp_path / "factors.parquet",
             metrics=tmp_path / "rank.json",
             params_file=params_file(SMALL | changes),
         )

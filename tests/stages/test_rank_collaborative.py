@@ -9,7 +9,10 @@ import pytest
 
 from stages.rank_collaborative import main
 from tessera.artifacts import read_table, write_table
-from tessera.schemas import INTERACTIONS, RANKINGS
+from tessera.params import load_params
+from tessera.recommender.corpus import histories
+from tessera.recommender.factors import AlsSettings, als_of, als_scores
+from tessera.schemas import INTERACTIONS, RANKINGS, VECTORS
 from tests.pipeline_runs import ROOT
 from tests.recommender.conftest import circle_interactions
 
@@ -27,6 +30,7 @@ def rank(tmp_path, params_file):
             interactions=tmp_path / "interactions.parquet",
             encoder=tmp_path / "none",
             rankings=tmp_path / "rankings.parquet",
+            factors=tmp_path / "factors.parquet",
             metrics=tmp_path / "metrics.json",
             params_file=params_file({"collaborative.members": ["itemknn"], "decode.beams": 5, **(changes or {})}),
         )
@@ -62,6 +66,21 @@ def test_factorisations_are_drawn_by_the_seed(rank, member):
     assert set(first["modality"]) == {member}
     assert first.equals(again)
     assert not first.equals(other)
+
+
+def test_the_factors_of_als_are_written_and_no_others(rank, tmp_path):
+    """With them alone and a history, the list is the one of the run."""
+    rankings, _ = rank({"collaborative.members": ["itemknn", "als"], "als.factors": 3, "corpus.max_history": 4})
+    factors = read_table(tmp_path / "factors.parquet", VECTORS)
+    assert factors["item"].to_list() == list(range(ITEMS))
+    assert factors["vector"].to_numpy().shape == (ITEMS, 3)
+    settings = AlsSettings(**load_params(tmp_path / "params.yaml").als.model_dump())
+    found = histories(SHOP, split="test", max_history=4)
+    scores = als_scores(als_of(factors, settings=settings), found)
+    best = rankings.filter(split="test", modality="als", rank=1).sort("user")
+    assert best["item"].to_list() == scores.argmax(axis=1).tolist()
+    rank({"collaborative.members": ["bpr"]})
+    assert read_table(tmp_path / "factors.parquet", VECTORS).is_empty()
 
 
 def test_a_factorisation_is_loaded_where_it_is_asked_for_alone(tmp_path):

@@ -61,19 +61,27 @@ def fit_als(interactions: pl.DataFrame, *, items: int, settings: AlsSettings, se
 
     Raises DataError where there is no training row.
     """
-    from implicit.cpu.als import AlternatingLeastSquares
-
     taken = _training_matrix(interactions, items=items)
     with _one_thread():
-        model = AlternatingLeastSquares(
-            factors=settings.factors,
-            regularization=settings.regularisation,
-            alpha=settings.alpha,
-            iterations=settings.iterations,
-            num_threads=1,
-            random_state=seed,
-        )
+        model = _als(settings, random_state=seed)
         return _fitted(model, taken, advice="fewer als.factors or a higher als.regularisation")
+
+
+def als_of(factors: pl.DataFrame, *, settings: AlsSettings) -> Model:
+    """Return the ALS whose items have these factors: a table of VECTORS, as item_factors gives it.
+
+    It knows no users, and als_scores needs none.
+    """
+    model = _als(settings)
+    model.item_factors = factors["vector"].to_numpy().copy()  # the library takes nothing read-only
+    return model
+
+
+def item_factors(model: Model) -> pl.DataFrame:
+    """Return the factors of the items of model, as a table of VECTORS: zeros, not present, where nobody took one."""
+    factors = np.asarray(model.item_factors, np.float32)
+    columns = {"item": np.arange(len(factors), dtype=np.uint32), "vector": factors, "present": factors.any(axis=1)}
+    return pl.DataFrame(columns)
 
 
 def als_scores(model: Model, found: Histories) -> Floats:
@@ -118,6 +126,19 @@ def bpr_scores(model: Model, found: Histories) -> Floats:
         scores = (model.user_factors[found.users] @ model.item_factors.T).astype(np.float64)
     scores[:, ~model.item_factors.any(axis=1)] = IMPOSSIBLE
     return log_softmax(scores, axis=1)
+
+
+def _als(settings: AlsSettings, **options: Any) -> Model:
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    return AlternatingLeastSquares(
+        factors=settings.factors,
+        regularization=settings.regularisation,
+        alpha=settings.alpha,
+        iterations=settings.iterations,
+        num_threads=1,
+        **options,
+    )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Write a model as a folder that needs no run any more: model, IDs, vocabulary, items, encoders, and a card.
 
-Who took what stays behind. The collaborative members of the ensemble go along: the sequence encoder as it is, and of
-itemknn the strengths that it counted.
+Who took what stays behind. The collaborative members of the ensemble go along: the sequence encoder and the
+items' factors as they are, and of itemknn the strengths that it counted.
 """
 
 import shutil
@@ -56,6 +56,8 @@ def write_export(recommender: Recommender, folder: Path) -> None:
         write_table(partial / EXPORT["popularity"], _sales(recommender), SALES)
         if "itemknn" in shop.params.collaborative.members:
             write_table(partial / EXPORT["transitions"], _transitions(shop), TRANSITIONS)
+        if "als" in shop.params.collaborative.members:
+            _copy(shop.parts["als_factors"], partial / EXPORT["als_factors"])
         (partial / "README.md").write_text(card(shop, metrics))
         write_json(partial / MANIFEST, {"format": FORMAT, "trained": shop.trained, "files": sizes_of(partial)})
 

@@ -23,6 +23,7 @@ from tessera.items.progress import Progress, silently
 from tessera.params import Params
 from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories, history_sources
+from tessera.recommender.factors import AlsSettings, als_of, als_scores
 from tessera.recommender.fusion import Weight, fuse, weights_in
 from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.model import load_model
@@ -32,15 +33,12 @@ from tessera.recommender.transitions import Sparse, Weights, transition_matrix, 
 from tessera.recommender.trie import build_trie
 from tessera.recommender.vocabulary import Task
 from tessera.runtime import torch_device
-from tessera.schemas import INTERACTIONS, RANKINGS, WEIGHTS, Schema
+from tessera.schemas import INTERACTIONS, RANKINGS, VECTORS, WEIGHTS, Schema
 from tessera.using.keys import unknown_key
 from tessera.using.shop import Shop, load_shop
 
 #: What is ranked here comes next, as in the test split.
 SPLIT: Final = "test"
-
-#: Members that know users and not what comes after a history.
-FACTORED: Final = ("als", "bpr")
 
 #: An export has, in the place of interactions: how often each item was taken, and how strongly it calls for another.
 SALES: Schema = {"item": pl.UInt32, "interactions": pl.UInt32}
@@ -286,13 +284,16 @@ def rankers_of(shop: Shop, *, device: str | None = None) -> list[Ranker]:
 
 
 def _scorer(member: str, shop: Shop, *, device: torch.device) -> Callable[[Histories], Floats]:
-    if member in FACTORED:
+    if member == "bpr":
         raise DataError(
-            f"collaborative.members: expected others than {', '.join(FACTORED)}, found {member}: its factors are those "
-            "of the users of the run, and it cannot recommend after a history"
+            "collaborative.members: expected others than bpr, found it: it knows the users of the run by their own "
+            "factors, and cannot recommend after a history"
         )
     if member == "itemknn":
         return partial(transition_scores, transitions_of(shop), weights=weights_of(shop.params))
+    if member == "als":
+        settings = AlsSettings(**shop.params.als.model_dump())
+        return partial(als_scores, als_of(read_table(shop.parts["als_factors"], VECTORS), settings=settings))
     from tessera.recommender.sequence_encoder import load_encoder, sequence_scores
 
     reads = shop.params.corpus.max_history
