@@ -52,13 +52,9 @@ TYPED = {
     "dvc pull": "up to date",
 }
 
-#: Commands that stand in a queue for what they do.
-QUEUED = (
-    "dvc exp run --queue -S seed=0,1,2",
-    "dvc queue start",
-    "CUDA_VISIBLE_DEVICES=0 dvc queue start",
-    "CUDA_VISIBLE_DEVICES=1 dvc queue start --jobs 2",
-)
+#: Commands that stand in a queue for what they do, and those that set more to work on it.
+QUEUED = ("dvc exp run --queue -S seed=0,1,2", "dvc queue start")
+MORE = ("CUDA_VISIBLE_DEVICES=0 dvc queue start", "CUDA_VISIBLE_DEVICES=1 dvc queue start --jobs 2")
 
 #: How long the first of the queued experiments may take, and how long to wait before asking again.
 SECONDS, PAUSE = 300, 5
@@ -74,7 +70,7 @@ ELSEWHERE = {
 
 def test_the_documents_have_commands_and_every_one_is_run():
     assert len(COMMANDS) > 20
-    known = {*TYPED, *ELSEWHERE, *QUEUED, *(command.text for command in EXPERIMENTS)}
+    known = {*TYPED, *ELSEWHERE, *QUEUED, *MORE, *(command.text for command in EXPERIMENTS)}
     assert {command.text for command in COMMANDS} - known == set()
     assert {*TYPED, *ELSEWHERE} - {command.text for command in COMMANDS} == set(), "in no document any more"
 
@@ -224,9 +220,10 @@ def test_commands_typed_one_after_the_other(repository, tmp_path):
 
 
 def test_queued_experiments_run(repository):
-    """In copies of the repository; the least of all systems says as much of that as another."""
-    root = repository / "conf" / "config.yaml"
-    root.write_text(root.read_text().replace("- system: macrec", "- system: popularity"))
+    """In copies of the repository; the last two stages, which a new default concerns, say as much of that as all."""
+    few = repository / "conf" / "few.yaml"
+    assert "resamples: 50" in few.read_text()
+    few.write_text(few.read_text().replace("resamples: 50", "resamples: 40"))
     for command in QUEUED:
         typed(repository, command)
     for _ in range(SECONDS // PAUSE):
@@ -235,5 +232,7 @@ def test_queued_experiments_run(repository):
             break
         assert "Failed" not in told
         time.sleep(PAUSE)  # to ask takes as much of a core as a small stage does
+    for command in MORE:
+        typed(repository, command)
     typed(repository, "dvc queue stop --kill && dvc queue remove --all")
     assert "Success" in told
