@@ -10,10 +10,8 @@ import typer
 from numpy.typing import NDArray
 
 from tessera.artifacts import named_paths, read_table, write_json, write_table, write_tsv
-from tessera.codes.absent import lend_paths
 from tessera.codes.collisions import resolve
-from tessera.codes.encoding import encode
-from tessera.codes.given import quantizer_of_each
+from tessera.codes.encoding import quantised_paths
 from tessera.codes.id_file import codes_of, estimated_paths, read_ids
 from tessera.codes.statistics import USAGE, summary, usage
 from tessera.codes.tables import fused, id_table, rows_of
@@ -58,13 +56,9 @@ def main(
             if params.ids.layout == "fused":
                 rows, there = fused(rows, there)
             given = {name: read_table(path, CODEBOOKS) for name, path in named_paths(codebooks).items()}
-            of, device = (
-                quantizer_of_each(list(rows), quantizer, given, codebook_size=size),
-                torch_device(params.device),
-            )
-            encoded = {n: encode(of[n], n, m, device=device) for n, m in rows.items()}
             present = {n: mask.numpy() for n, mask in there.items()}
-            paths = lend_paths(encoded, rows, present)
+            device = torch_device(params.device)
+            paths = quantised_paths(quantizer, given, rows, present, codebook_size=size, device=device)
     codes = {
         n: resolve(path, rule=params.ids.collisions, names=keys, present=present.get(n), sinkhorn=sinkhorn)
         for n, path in paths.items()

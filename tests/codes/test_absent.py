@@ -5,6 +5,7 @@ import torch
 
 from tessera.codes.absent import lend_paths
 from tessera.codes.collisions import Paths, resolve
+from tessera.kmeans import gaps
 
 CODEBOOKS = np.zeros((2, 4, 1), np.float32)
 
@@ -48,6 +49,25 @@ def test_blocks_do_not_change_who_lends(monkeypatch):
     assert np.array_equal(lend_paths(own, vectors, present)["image"].codes, whole.codes)
     nearest = 60 + torch.cdist(vectors["text"][:60], vectors["text"][60:]).argmin(1)
     assert np.array_equal(whole.codes[:60], own["image"].codes[nearest])
+
+
+def test_no_block_of_vectors_or_distances_is_larger_than_a_block(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    vectors = {"text": torch.randn(300, 2, generator=draw), "image": torch.zeros(300, 2)}
+    present = {"text": np.full(300, True), "image": np.arange(300) >= 100}
+    sizes = []
+
+    def watched(points, centres):
+        sizes.append(max(points.numel(), centres.numel(), len(points) * len(centres)))
+        return gaps(points, centres)
+
+    monkeypatch.setattr("tessera.codes.absent.gaps", watched)
+    for block in (2**24, 100):
+        monkeypatch.setattr("tessera.codes.rows.BLOCK", block)
+        monkeypatch.setattr("tessera.codes.absent.BLOCK", block)
+        lend_paths({"image": paths(np.zeros((300, 2)))}, vectors, present)
+        assert max(sizes) <= block
+        sizes.clear()
 
 
 def test_nothing_is_lent_where_all_are_there_or_nobody_can_lend():

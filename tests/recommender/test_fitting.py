@@ -255,6 +255,23 @@ def test_a_trie_of_ids_that_are_not_there_is_an_error(world, model):
         trained(unknown, model, loss="trie_softmax")
 
 
+def test_fewer_samples_than_processes_are_an_error(world, model, monkeypatch):
+    here = world()
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(Accelerator, "num_processes", 4)
+    few = samples_of(here.train.head(3))
+    with pytest.raises(DataError, match="training samples: expected at least one for each of 4 processes, found 3"):
+        fit(
+            model(here, sizes=NO_DROPOUT),
+            few,
+            validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
+            here.tokens,
+            vocabulary=here.vocabulary,
+            settings=SETTINGS,
+            accelerator=accelerator,
+        )
+
+
 def test_the_monitor_says_what_is_measured_and_when(world, model):
     here = world(users=20)
     by_loss = trained(here, model, monitor="loss").history

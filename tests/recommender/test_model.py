@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
 from tessera.errors import CheckpointError
@@ -62,6 +63,17 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(world, model, tmp_path):
     assert other.size == here.vocabulary.size
     with pytest.raises(CheckpointError, match=f"expected a model of the vocabulary {other.fingerprint[:12]}"):
         load_model(tmp_path, other, here.tokens)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(world, model, tmp_path):
+    here = world()
+    model(here).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = "decoder.block.0.layer.2.DenseReluDense.wi.weight"
+    del weights[lost]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"expected all weights of a T5, found no {lost}"):
+        load_model(tmp_path, here.vocabulary, here.tokens)
 
 
 def test_a_checkpoint_of_other_ids_is_refused(world, model, tmp_path):

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -28,6 +30,15 @@ def test_rows_come_back_in_their_order_whatever_the_batches(world, model, batch_
     for row in range(9):
         alone = beam_search(network, trie, source.padded(torch.tensor([row])), beams=5, renormalise=False)
         assert torch.equal(found.items[row], alone.items[0])
+
+
+def test_ranking_leaves_the_threads_of_others_as_they_were(world, model):
+    """In torch a thread that sets its number of threads sets that of all that start later."""
+    here = world(users=9)
+    source = samples_of(here.test.filter(task="history text -> text")).source
+    rank(model(here).eval(), build_trie(here.tokens["text"]), source, beams=5, batch_size=2, renormalise=False)
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == torch.get_num_threads()
 
 
 def test_every_user_is_ranked_once_in_each_modality_and_in_no_cross_task(world, model):

@@ -44,6 +44,23 @@ def test_what_was_learned_of_each_ranking_goes_along(copied, tmp_path):
     assert all(set(each.found_by) == {"popularity"} for each in learning.recommend([]))
 
 
+def test_what_no_ranking_can_follow_gets_what_sold_best(copied):
+    """itemknn alone: nothing calls for anything after an item that nobody took in training."""
+    for stage in ("build_corpus", "rank_items", "rank_collaborative", "evaluate"):
+        run_stage(stage, copied, SMALL | {"system": "itemknn"})
+    file = copied / "data/filter_reviews/interactions.parquet"
+    interactions = pl.read_parquet(file)
+    cold = interactions["item"][0]
+    interactions.with_columns(
+        split=pl.when(pl.col("item") == cold).then(pl.lit("rest")).otherwise(pl.col("split"))
+    ).write_parquet(file)
+    alone = Recommender.load(copied)
+    key = alone.shop.items["key"][cold]
+    best = alone.recommend([])
+    assert all(set(each.found_by) == {"popularity"} for each in best)
+    assert alone.recommend([key], exclude_seen=False) == best
+
+
 def test_seen_items_are_left_out_where_asked(recommender, run):
     some = histories(run, recommender.shop.items["key"], split="test")
     for history, found in zip(some, recommender.recommend_all(some, exclude_seen=True), strict=True):

@@ -4,6 +4,7 @@ Their vectors are all the same, the mean, and so would be their codes: a crowd t
 that a few levels cannot tell apart. What a product's text is like tells more of its missing picture than the mean does.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tessera.codes.collisions import Integers, Paths
-from tessera.codes.rows import Rows, rows_in_block
+from tessera.codes.rows import BLOCK, Rows, rows_in_block
 from tessera.kmeans import gaps
 
 Present = NDArray[np.bool_]
@@ -45,7 +46,7 @@ def _lent(path: Paths, modality: str, vectors: Mapping[str, Rows], present: Mapp
 
 def _nearest_rows(vectors: Rows, points: Integers, places: Integers) -> Integers:
     """Return for each row of vectors (N, D) that points (B,) names the nearest (B,) of those that places (M,) names."""
-    size = rows_in_block(vectors.shape[1])
+    size = min(rows_in_block(vectors.shape[1]), math.isqrt(BLOCK))  # neither vectors nor distances take more
     return np.concatenate([_nearest_of(vectors, block, places, size=size) for block in _blocks(points, size)])
 
 

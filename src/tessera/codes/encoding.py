@@ -1,11 +1,40 @@
 """Codes for all items, from a trained quantizer."""
 
-import torch
+from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from tessera.codes.absent import lend_paths
 from tessera.codes.collisions import Paths
+from tessera.codes.given import quantizer_of_each
 from tessera.codes.quantizer import CrossModalQuantizer
 from tessera.codes.rows import Rows, rows_in_block
 from tessera.errors import CheckpointError
+
+
+def quantised_paths(
+    quantizer: Path,
+    given: Mapping[str, pl.DataFrame],
+    vectors: Mapping[str, Rows],
+    present: Mapping[str, NDArray[np.bool_]],
+    *,
+    codebook_size: int,
+    device: torch.device,
+) -> dict[str, Paths]:
+    """Return the paths of all items in each modality, from its vectors (N, D) and which are present (N,).
+
+    Codebooks that are given, by modality, stand where those in the folder quantizer would. Who lacks a modality takes
+    the path that `lend_paths` finds.
+
+    Raises CheckpointError where the quantizer or given codebooks are not as they should be.
+    """
+    of = quantizer_of_each(list(vectors), quantizer, given, codebook_size=codebook_size)
+    encoded = {name: encode(of[name], name, rows, device=device) for name, rows in vectors.items()}
+    return lend_paths(encoded, vectors, present)
 
 
 @torch.no_grad()

@@ -48,13 +48,12 @@ def embed_pictures(
         )
         return Embedded(learned.vectors, {}, learned.encoder.fitted() if learned.encoder else nothing_learned)
     if image.encoder == "rq_dino":
-        accelerator = accelerator_on(device, precision="fp32")
         vectors = distilled(
             images,
             keys,
             backbone=backbone,
             batch_size=image.batch_size,
-            accelerator=accelerator,
+            accelerator=accelerator_on(device, precision="auto"),
             progress=progress,
             scratch=scratch,
         )

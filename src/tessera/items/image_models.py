@@ -95,7 +95,7 @@ def distilled(
 ) -> Vectors:
     """Return what the backbone in that folder, a teacher of `distillation`, makes (N, D) of the items' pictures.
 
-    It computes in fp32 everywhere: the vectors are to have the codes that its training saw.
+    It computes in fp32, whatever the accelerator's precision: the vectors are to have the codes that its training saw.
 
     Raises CheckpointError where the folder holds none.
     """

@@ -192,10 +192,15 @@ class Training:
         settings: Settings,
         accelerator: Accelerator,
     ) -> None:
-        if settings.batch_size < accelerator.num_processes:
+        processes = accelerator.num_processes
+        if settings.batch_size < processes:
             raise ParamsError(
-                f"t5.batch_size: expected at least one sample for each of {accelerator.num_processes} processes, "
+                f"t5.batch_size: expected at least one sample for each of {processes} processes, "
                 f"found {settings.batch_size}"
+            )
+        if len(train.items) < processes:
+            raise DataError(
+                f"training samples: expected at least one for each of {processes} processes, found {len(train.items)}"
             )
         needed = ids if settings.loss == "trie_softmax" else {}
         tries = {name: build_trie(tokens).to(accelerator.device) for name, tokens in needed.items()}

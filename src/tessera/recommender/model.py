@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -74,7 +74,8 @@ def save_model(model: T5ForConditionalGeneration, folder: Path) -> None:
 def load_model(checkpoint: Path, vocabulary: Vocabulary, ids: Mapping[str, Tokens]) -> T5ForConditionalGeneration:
     """Return the model saved in the folder checkpoint, in evaluation mode.
 
-    Raises CheckpointError where there is none, or one that was trained on another vocabulary or other IDs.
+    Raises CheckpointError where there is none, where weights are missing, or where it was trained on another
+    vocabulary or other IDs.
     """
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"{checkpoint}: expected a T5 checkpoint, found no config.json")
@@ -83,9 +84,12 @@ def load_model(checkpoint: Path, vocabulary: Vocabulary, ids: Mapping[str, Token
         config = T5Config.from_pretrained(checkpoint, local_files_only=True)
         _check_config(config, vocabulary, ids, checkpoint)
         if getattr(config, "tessera_positions", "tokens") == "tokens":
-            model: T5ForConditionalGeneration = T5ForConditionalGeneration.from_pretrained(
-                checkpoint, config=config, local_files_only=True, use_safetensors=True
+            loaded: Any = T5ForConditionalGeneration.from_pretrained(
+                checkpoint, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
+            model, told = loaded
+            if missing := sorted(told["missing_keys"]):
+                raise CheckpointError(f"{checkpoint}: expected all weights of a T5, found no {missing[0]}")
         else:
             model = _blank_model(config, vocabulary)
             load_model_file(model, checkpoint / SAFE_WEIGHTS_NAME)

@@ -124,8 +124,12 @@ def _in_parallel(search: Callable[[Tensor], Beams], batches: Sequence[Tensor], d
     if device.type != "cpu":
         yield from map(search, batches)
         return
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(search, batches)
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(search, batches)
+    finally:
+        torch.set_num_threads(threads)  # what a thread sets for itself holds for all that start later
 
 
 def target_ranks(found: Beams, targets: Tensor) -> Tensor:

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from tessera.artifacts import read_table
-from tessera.codes.absent import lend_paths
 from tessera.codes.collisions import Paths, resolve
-from tessera.codes.encoding import encode
-from tessera.codes.given import quantizer_of_each
+from tessera.codes.encoding import quantised_paths
 from tessera.codes.rows import Fused, Rows
 from tessera.codes.tables import id_table
 from tessera.codes.uniform import Sinkhorn
@@ -76,11 +74,8 @@ def add_items(shop: Shop, file: Path, *, precomputed: Mapping[str, Path]) -> Add
         told = _described(new, shop, root=file.parent, images=Path(folder) / "images.parquet")
         found = {name: _embedded(name, told, shop, precomputed=precomputed) for name in shop.params.modalities}
     _require_something(told.items, found)
-    tables = {name: shop.vectors(name) for name in shop.params.modalities}
-    numbers = told.items["item"]
-    vectors = {name: _table(numbers, found[name], table) for name, table in tables.items()}
-    ids = _ids(shop, told.items, {name: pl.concat([tables[name], vectors[name]]) for name in tables})
-    return Additions(told.items, ids, vectors, known)
+    vectors = {name: _table(told.items["item"], each, shop, modality=name) for name, each in found.items()}
+    return Additions(told.items, _ids(shop, told.items, vectors), vectors, known)
 
 
 def _require_quantizer(params: Params) -> None:
@@ -140,53 +135,64 @@ def _require_something(items: pl.DataFrame, found: Mapping[str, Vectors]) -> Non
         )
 
 
-def _table(numbers: pl.Series, found: Vectors, before: pl.DataFrame) -> pl.DataFrame:
-    """Return vectors of new items as a table like the one before, whose mean stands for those that are absent."""
-    vectors, present = before["vector"].to_numpy(), before["present"].to_numpy()
-    width = vectors.shape[1]
+def _table(numbers: pl.Series, found: Vectors, shop: Shop, *, modality: str) -> pl.DataFrame:
+    """Return vectors of new items as a table like that of shop, whose mean stands for those that are absent."""
+    width = shop.vector_width(modality)
     if found.present.any() and found.vectors.shape[1] != width:
         raise DataError(f"new items: expected vectors of width {width}, found {found.vectors.shape[1]}")
-    centre = np.mean(vectors, axis=0, dtype=np.float64, where=present[:, None]).astype(np.float32)
-    filled = np.tile(centre, (len(numbers), 1))
+    filled = np.zeros((len(numbers), width), np.float32)
+    if not found.present.all():
+        before = shop.vectors(modality).filter("present")["vector"].to_numpy()
+        filled[:] = np.mean(before, axis=0, dtype=np.float64).astype(np.float32)
     if found.present.any():
         filled[found.present] = found.vectors[found.present]
     return pl.concat(vector_tables(numbers, Vectors(filled, found.present)))
 
 
 def _ids(shop: Shop, new: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Return the IDs of the items new, which the last rows of tables are of."""
-    params, old = shop.params, shop.items.height
+    """Return the IDs of the items new, whose vectors are in tables.
+
+    The other items' vectors are read where they lend to a new one that lacks any, or say how modalities compare.
+    """
+    params, count = shop.params, new.height
+    are_whole = all(table["present"].all() for table in tables.values())
+    if not are_whole or params.ids.layout == "fused":
+        tables = {name: pl.concat([shop.vectors(name), table]) for name, table in tables.items()}
     rows = {name: torch.from_numpy(table["vector"].to_numpy(writable=True)) for name, table in tables.items()}
     there = {name: table["present"].to_numpy(writable=True) for name, table in tables.items()}
-    first = old if all(present[old:].all() for present in there.values()) else 0  # the others lend to who lacks any
-    vectors: Mapping[str, Rows] = {name: table[first:] for name, table in rows.items()}
+    quantised = slice(-count, None) if are_whole else slice(None)
+    vectors: Mapping[str, Rows] = {name: table[quantised] for name, table in rows.items()}
     if params.ids.layout == "fused":
-        vectors, there = _fused(rows, there, trained=shop.trained, first=first)
-    given, size = {"image": read_table(shop.parts["codebooks"], CODEBOOKS)}, params.quant.codebook_size
-    of, device = quantizer_of_each(list(vectors), shop.parts["quantizer"], given, codebook_size=size), params.device
-    encoded = {name: encode(of[name], name, table, device=torch_device(device)) for name, table in vectors.items()}
-    lent = lend_paths(encoded, vectors, {name: present[first:] for name, present in there.items()})
+        vectors, there = _fused(rows, there, trained=shop.trained, quantised=quantised)
+    paths = quantised_paths(
+        shop.parts["quantizer"],
+        {"image": read_table(shop.parts["codebooks"], CODEBOOKS)},
+        vectors,
+        {name: present[quantised] for name, present in there.items()},
+        codebook_size=params.quant.codebook_size,
+        device=torch_device(params.device),
+    )
     names = [*shop.items["key"], *new["key"]]
     found = []
-    for name, path in lent.items():
-        own = Paths(path.codes[old - first :], path.residuals[old - first :], path.codebooks)
-        codes = _free_codes(shop, name, own, present=there[name], names=names)
+    for name, path in paths.items():
+        own = Paths(path.codes[-count:], path.residuals[-count:], path.codebooks)
+        codes = _free_codes(shop, name, own, present=there[name][-count:], names=names)
         shop.words.tokens(name, codes)  # raises where there is no token for a code
         found.append(id_table(new["item"], name, codes=codes, first=own.codes))
     return pl.concat(found)
 
 
 def _fused(
-    rows: Mapping[str, Tensor], there: Mapping[str, np.ndarray], *, trained: int, first: int
+    rows: Mapping[str, Tensor], there: Mapping[str, np.ndarray], *, trained: int, quantised: slice
 ) -> tuple[dict[str, Rows], dict[str, np.ndarray]]:
-    """Return the vectors from first on as one each, made comparable by those that the quantizer was trained on."""
+    """Return the vectors to be quantised as one each, made comparable by those that the quantizer was trained on."""
     counted = {name: torch.from_numpy(present & (np.arange(len(present)) < trained)) for name, present in there.items()}
-    together = Fused(rows, counted)[slice(first, None)]
+    together = Fused(rows, counted)[quantised]
     return {JOINT: together}, {JOINT: np.logical_or.reduce(list(there.values()))}
 
 
 def _free_codes(shop: Shop, name: str, new: Paths, *, present: np.ndarray, names: list[str]) -> np.ndarray:
-    """Return codes for new items that nobody has, next to what their paths say."""
+    """Return codes for new items that nobody has, next to what their paths say; those not present (A,) give way."""
     params = shop.params
     levels = new.codes.shape[1]
     taken = shop.ids.filter(modality=name).sort("item")["codes"].list.head(levels).list.to_array(levels)
@@ -198,5 +204,6 @@ def _free_codes(shop: Shop, name: str, new: Paths, *, present: np.ndarray, names
     )
     sinkhorn = Sinkhorn(params.quant.sinkhorn_epsilon, params.quant.sinkhorn_iterations)
     rule = params.ids.collisions
-    codes = resolve(everyone, rule=rule, names=names, present=present, sinkhorn=sinkhorn, fixed=len(old))
+    here = np.append(np.ones(len(old), np.bool_), present)
+    codes = resolve(everyone, rule=rule, names=names, present=here, sinkhorn=sinkhorn, fixed=len(old))
     return codes[len(old) :]

@@ -206,7 +206,7 @@ class Recommender:
 
         A history is the keys of items, the oldest first; one that comes twice counts once, the first time. Of a longer
         history the last `corpus.max_history` items are read. exclude_seen leaves out what the history holds; if it is
-        not given, the parameter decode.exclude_seen tells. Where no ranking can read anything of a history, as of an
+        not given, the parameter decode.exclude_seen tells. Where no ranking finds anything after a history, as after an
         empty one, it gets what sold best, found by popularity. progress wraps each ranking's batches of histories.
 
         Raises DataError for a key that is not of an item, unless unknown keys are to be skipped, and for a k above the
@@ -232,13 +232,13 @@ class Recommender:
 
     def _single(self, items: Sequence[Sequence[int]], *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
         """Return every ranking of all histories, as one table of RANKINGS."""
-        tables, read = [pl.DataFrame(schema=RANKINGS)], set[int]()
+        tables, served = [pl.DataFrame(schema=RANKINGS)], set[int]()
         for ranker in self.rankers:
             asked = self._asked(items, known=ranker.known)
             if len(asked.users):
                 tables.append(ranker.ranked(asked, exclude_seen=exclude_seen, progress=progress))
-                read |= set(asked.users)
-        if left := [user for user in range(len(items)) if user not in read]:
+                served |= set(tables[-1]["user"])
+        if left := [user for user in range(len(items)) if user not in served]:
             asked = self._asked(items, known=self.popularity.known, users=left)
             tables.append(self.popularity.ranked(asked, exclude_seen=exclude_seen, progress=progress))
         return pl.concat(tables)

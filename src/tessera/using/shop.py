@@ -4,8 +4,9 @@ Added items lie in a folder of their own, since the outputs of the pipeline belo
 and vectors/MODALITY.parquet hold what the pipeline's tables do, for items that are numbered on from those.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 
@@ -46,11 +47,17 @@ class Shop(NamedTuple):
 
     def vectors(self, modality: str) -> pl.DataFrame:
         """Return the vectors of all items in a modality: a table of VECTORS, empty where it is not used."""
-        tables = [read_table(self.parts[f"{modality}_vectors"], VECTORS)]
-        file = None if self.added is None else added_vectors(self.added, modality)
-        if file is not None and file.is_file():
-            tables.append(read_table(file, VECTORS))
-        return pl.concat(tables)
+        return pl.concat([read_table(self.parts[f"{modality}_vectors"], VECTORS), *self.added_vectors(modality)])
+
+    def vector_width(self, modality: str) -> int:
+        """Return D of the vectors in a modality, of which none is read."""
+        schema: Mapping[str, Any] = pl.read_parquet_schema(self.parts[f"{modality}_vectors"])
+        return int(schema["vector"].size)
+
+    def added_vectors(self, modality: str) -> list[pl.DataFrame]:
+        """Return the vectors of added items in a modality: one table of VECTORS, or none where there are none."""
+        file = None if self.added is None else vectors_file(self.added, modality)
+        return [] if file is None or not file.is_file() else [read_table(file, VECTORS)]
 
 
 def load_shop(folder: Path, *, added: Path | None = None) -> Shop:
@@ -85,16 +92,15 @@ def write_added(
     before = load_shop(shop.parts.folder)
     first = before.items.height
     tables = {"items": pl.concat([shop.items, items]), "ids": pl.concat([shop.ids, ids])}
-    stacked = {name: pl.concat([shop.vectors(name), table]) for name, table in vectors.items()}
     with whole_folder(folder) as partial:
         for name, schema in (("items", ITEMS), ("ids", IDS)):
             write_table(partial / f"{name}.parquet", tables[name].filter(pl.col("item") >= first), schema)
-        for name, table in stacked.items():
-            write_table(added_vectors(partial, name), table.filter(pl.col("item") >= first), VECTORS)
+        for name, table in vectors.items():
+            write_table(vectors_file(partial, name), pl.concat([*shop.added_vectors(name), table]), VECTORS)
         write_json(partial / ADDED, {"format": FORMAT, "after": _after(before)})
 
 
-def added_vectors(folder: Path, modality: str) -> Path:
+def vectors_file(folder: Path, modality: str) -> Path:
     """Return where a folder of added items has their vectors in a modality."""
     return folder / "vectors" / f"{modality}.parquet"
 
