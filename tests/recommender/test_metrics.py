@@ -14,6 +14,7 @@ from tessera.recommender.metrics import (
     measure_cuts,
     measure_slices,
     ranks_by_ranking,
+    ranks_in,
 )
 from tessera.schemas import PER_USER
 
@@ -23,6 +24,11 @@ RANKS = st.lists(st.one_of(st.integers(1, 25), st.just(MISS)), min_size=1, max_s
 
 def per_user(*rows):
     return pl.DataFrame(rows, schema=PER_USER, orient="row")
+
+
+def test_ranks_in_lists_by_hand():
+    lists, targets = np.array([[7, 3], [5, -1], [1, 2]]), np.array([3, 5, 9])
+    assert ranks_in(lists, targets).tolist() == [2, 1, MISS]
 
 
 def test_by_hand():

@@ -5,14 +5,9 @@ import torch
 from accelerate import Accelerator
 
 from tessera.recommender.batches import samples_of
-from tessera.recommender.beam import Beams, beam_search
-from tessera.recommender.ranking import Share, rank, rank_users, target_ranks
+from tessera.recommender.beam import beam_search
+from tessera.recommender.ranking import Share, rank, rank_users
 from tessera.recommender.trie import build_trie
-
-
-def test_target_ranks_by_hand():
-    found = Beams(torch.tensor([[7, 3], [5, -1], [1, 2]]), torch.zeros(3, 2))
-    assert target_ranks(found, torch.tensor([3, 5, 9])).tolist() == [2, 1, 0]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])

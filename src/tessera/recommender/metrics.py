@@ -18,9 +18,16 @@ import polars as pl
 from tessera.errors import ParamsError
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.integer[Any]]
 
 #: A measure's lowest and highest value in so many per cent of the resamples.
 Interval = tuple[float, float]
+
+
+def ranks_in(lists: Integers, targets: Integers) -> Floats:
+    """Return the rank (N,) of each target in its list of items, which stand in a row of lists (N, K), best first."""
+    is_target = lists == targets[:, None]
+    return np.where(is_target.any(axis=1), is_target.argmax(axis=1) + 1.0, math.inf)
 
 
 def hits(ranks: Floats, *, k: int) -> Floats:

@@ -132,12 +132,6 @@ def _in_parallel(search: Callable[[Tensor], Beams], batches: Sequence[Tensor], d
         torch.set_num_threads(threads)  # what a thread sets for itself holds for all that start later
 
 
-def target_ranks(found: Beams, targets: Tensor) -> Tensor:
-    """Return the rank (S,) of each row's target in found, from 1, or 0 where it is not there."""
-    is_target = found.items == targets[:, None]
-    return torch.where(is_target.any(1), is_target.int().argmax(1) + 1, 0)
-
-
 def _nothing(rows: int, beams: int) -> Beams:
     return Beams(torch.full((rows, beams), NOTHING), torch.full((rows, beams), IMPOSSIBLE))
 

@@ -19,7 +19,7 @@ from tessera.errors import CheckpointError, DataError
 from tessera.recommender.batches import Rows, cut_into_batches
 from tessera.recommender.corpus import Histories, ranges
 from tessera.recommender.lists import rank_histories
-from tessera.recommender.metrics import discounted_hits
+from tessera.recommender.metrics import discounted_hits, ranks_in
 from tessera.recommender.sequence_encoder import SequenceEncoder, sequence_scores
 
 #: Items in a ranking for early stopping.
@@ -159,6 +159,5 @@ def _gain(encoder: SequenceEncoder, valid: Histories) -> float:
     """Return NDCG@10 over the samples of valid."""
     score = partial(sequence_scores, encoder)
     lists = rank_histories(score, valid, items=encoder.sizes.items, length=MONITOR_CUTOFF)
-    is_target = lists.items == valid.items[valid.targets][:, None]
-    ranks = np.where(is_target.any(axis=1), is_target.argmax(axis=1) + 1.0, math.inf)
+    ranks = ranks_in(lists.items, valid.items[valid.targets])
     return float(discounted_hits(ranks, k=MONITOR_CUTOFF).mean())

@@ -10,7 +10,8 @@ from transformers import T5ForConditionalGeneration
 
 from tessera.recommender.batches import Rows, Samples, batches_by_length, samples_of
 from tessera.recommender.losses import token_losses
-from tessera.recommender.ranking import Share, rank, target_ranks
+from tessera.recommender.metrics import discounted_hits, hits, ranks_in
+from tessera.recommender.ranking import Share, rank
 from tessera.recommender.targets import of_some_users
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import PAD, Task, Tokens
@@ -73,7 +74,7 @@ def hit_sums(
     for trie, source, targets in rankings:
         mine = share.of(len(targets))
         found = rank(model, trie, source.take(mine), beams=MONITOR_CUTOFF, batch_size=batch_size, renormalise=True)
-        ranks = target_ranks(found, targets[mine])
-        gains = torch.where(ranks > 0, 1 / torch.log2(ranks + 1.0), 0.0)
-        sums += torch.stack([(ranks > 0).sum(), gains.sum(), torch.tensor(len(mine))])
+        ranks = ranks_in(found.items.numpy(), targets[mine].numpy())
+        measured = (hits(ranks, k=MONITOR_CUTOFF), discounted_hits(ranks, k=MONITOR_CUTOFF))
+        sums += torch.tensor([*(each.sum() for each in measured), len(mine)])
     return sums
