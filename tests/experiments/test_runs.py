@@ -12,6 +12,7 @@ CONF = ROOT / "conf"
 #: What a table leaves to its user to name.
 TO_BE_NAMED = {
     "movielens_small": [f"dataset.path={ROOT}"],
+    "movielens_pretrained": [f"dataset.path={ROOT}", "text.model=/a/folder", "image.checkpoint=/a/file"],
     "instruments": [f"{name}.path=/a/file" for name in ("text", "image", "ids")],
 }
 
