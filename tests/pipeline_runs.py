@@ -56,6 +56,10 @@ SMALL = {
 #: With these there is every kind of ranking in the ensemble.
 MEMBERS = {"sequence.encoder": "sasrec", "collaborative.members": ["itemknn", "sasrec"]}
 
+#: One modality, and the task that it has.
+TEXT_ALONE = {"modalities": ["text"], "corpus.tasks": ["history text -> text"]}
+IMAGE_ALONE = {"modalities": ["image"], "corpus.tasks": ["history image -> image"]}
+
 CONF = ROOT / "conf"
 
 

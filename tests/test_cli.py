@@ -8,6 +8,7 @@ import pytest
 from tessera import cli
 from tessera.errors import DataError
 from tessera.schemas import IDS, ITEMS
+from tessera.using.parts import RUN
 from tests.command_line import typed
 from tests.finished_run import HOSTILE, finish_run
 
@@ -30,8 +31,15 @@ def tessera(monkeypatch, capsys):
 
 
 @pytest.fixture
-def ids(run, tessera):
-    return lambda *arguments: tessera("ids", *arguments, "--ids", run.ids, "--items", run.items)
+def ids(run, tessera, tmp_path):
+    """Return `ids(key)`, which types the command for a repository that holds the run's items and IDs."""
+    model = tmp_path / "model"
+    for part in ("params", "items", "ids"):
+        (model / RUN[part]).parent.mkdir(parents=True, exist_ok=True)
+    (model / RUN["params"]).touch()
+    (model / RUN["items"]).symlink_to(run.items)
+    (model / RUN["ids"]).symlink_to(run.ids)
+    return lambda *arguments: tessera("ids", *arguments, "--model", model)
 
 
 def words(line):
@@ -116,11 +124,25 @@ def test_a_key_that_looks_like_a_prefix_is_a_key(ids, run):
     assert printed.splitlines()[:2] == ["text:2", "Thing 5"]
 
 
-def test_a_missing_file_is_told(run, tessera):
+def test_a_missing_file_is_told_and_which_stage_makes_it(run, ids):
     run.ids.unlink()
-    status, _, complaint = tessera("ids", "B0001", "--ids", run.ids, "--items", run.items)
+    status, _, complaint = ids("B0001")
     assert status == 1
-    assert "ids.parquet: expected a file, found nothing" in " ".join(complaint.split())
+    told = " ".join(complaint.split())
+    assert "ids.parquet: expected the output of the stage resolve_collisions, found nothing" in told
+
+
+def test_an_item_of_a_system_without_ids_has_none(run, ids):
+    pl.read_parquet(run.ids).clear().write_parquet(run.ids)
+    status, printed, _ = ids("B0001")
+    assert not status
+    assert "it has no semantic ID: the system has none" in printed
+
+
+def test_a_folder_of_added_items_has_to_be_one(ids, tmp_path):
+    status, _, complaint = ids("B0001", "--added", tmp_path / "none")
+    assert status == 1
+    assert "none: expected a folder that `tessera add-items` wrote, found" in " ".join(complaint.split())
 
 
 def show(run, tessera, **changes):

@@ -31,7 +31,7 @@ EXPERIMENTS = sorted({c for c in COMMANDS if c.text.startswith("dvc exp run") an
 FEW = {"t5.encoder_layers": 1, "t5.decoder_layers": 1}
 
 #: What stands in the documents for a folder of one's own.
-FOLDERS = {"/path/to/folder", "/path/to/movielens_small", "shop"}
+FOLDERS = {"/path/to/folder", "/path/to/movielens_small", "catalogue"}
 
 #: Commands that a shell types in a repository, one after the other, and what each prints.
 TYPED = {

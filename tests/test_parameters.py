@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tessera.params import AmazonDataset, DemoDataset, FolderDataset, Params
-from tests.pipeline_runs import ROOT, SMALL, STAGES, run_stage, run_stages
+from tests.pipeline_runs import ROOT, SMALL, STAGES, TEXT_ALONE, run_stage, run_stages
 
 
 class Knob(NamedTuple):
@@ -53,7 +53,7 @@ KNOBS = {
     "images.quality": Knob(50),
     "filter.k": Knob(4),
     "filter.min_rating": Knob(4.0),
-    "filter.required": Knob(["image"], {"modalities": ["text"], "filter.required": []}),
+    "filter.required": Knob(["image"], {**TEXT_ALONE, "filter.required": []}),
     "filter.ties": Knob("file_order"),
     "filter.split": Knob("time"),
     "filter.valid_from": Knob(0.7, BY_TIME),

@@ -66,6 +66,11 @@ from tessera.params import load_params
         ({"distill.lambda_rq": 0.0}, r"distill\.lambda_rq: .*greater than 0, found 0\.0"),
         ({"distill.scale": 1.0}, r"distill\.scale: .*less than 1, found 1\.0"),
         ({"distill.patch": "8"}, r"distill\.patch: expected an integer, found '8'"),
+        (
+            {"corpus.tasks": ["history text -> sound"]},
+            r"tasks: expected modalities among \['text', 'image'\], found \['sound'\] in 'history text -> sound'",
+        ),
+        ({"modalities": ["text"]}, r"corpus\.tasks: expected modalities among \['text'\], found \['image'\]"),
         ({"ids.source": "file"}, r"ids\.path, as ids.source is file: expected a value"),
         ({"spped": 1}, r"spped: expected no such key, found 1"),
     ],

@@ -21,13 +21,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from tessera.artifacts import read_json, read_table
-from tessera.errors import DataError, TableError
+from tessera.errors import CheckpointError, DataError, TableError
 from tessera.experiments.commands import experiments
 from tessera.measures import FINAL, rankings_in
 from tessera.runtime import Verbose, run, tell_more
 from tessera.schemas import IDS, ITEMS
-from tessera.using.commands import register
+from tessera.using.commands import Added, Model, register
 from tessera.using.keys import printable, unknown_key
+from tessera.using.parts import find_parts, is_added
 
 #: A message names so many of the codes that there are.
 LISTED: Final = 12
@@ -65,9 +66,8 @@ def app() -> None:
 def show_ids(
     wanted: Annotated[str, typer.Argument(metavar="KEY|MODALITY:CODES", help="A key, or as in text:12-7.")],
     limit: Annotated[int, typer.Option(min=1, help="The most items to list.")] = 50,
-    ids: Annotated[Path, typer.Option(help="The semantic IDs.")] = Path("data/resolve_collisions/ids.parquet"),
-    items: Annotated[Path, typer.Option(help="The items.")] = Path("data/filter_reviews/items.parquet"),
-    added: Annotated[Path | None, typer.Option(help="A folder of items that `tessera add-items` wrote.")] = None,
+    model: Model = Path(),
+    added: Added = None,
 ) -> None:
     """Look up the semantic IDs of an item by its key, or the items of an ID prefix.
 
@@ -75,9 +75,13 @@ def show_ids(
     lists the items whose text ID begins with the codes 12 and 7.
     What is the key of an item is never taken for a prefix.
     """
-    folders = [] if added is None else [added]
-    catalogue = pl.concat(read_table(path, ITEMS) for path in [items, *(each / "items.parquet" for each in folders)])
-    semantic_ids = pl.concat(read_table(path, IDS) for path in [ids, *(each / "ids.parquet" for each in folders)])
+    if added is not None and not is_added(added):
+        raise CheckpointError(f"{added}: expected a folder that `tessera add-items` wrote, found another or nothing")
+    parts, more = find_parts(model), [] if added is None else [added]
+    catalogue = pl.concat(
+        read_table(path, ITEMS) for path in [parts["items"], *(each / "items.parquet" for each in more)]
+    )
+    semantic_ids = pl.concat(read_table(path, IDS) for path in [parts["ids"], *(each / "ids.parquet" for each in more)])
     item = catalogue.filter(pl.col("key") == wanted)
     prefix = parsed_prefix(wanted)
     if item.height:
@@ -171,6 +175,9 @@ def _print_item(item: dict[str, Any], ids: list[dict[str, Any]]) -> None:
     out.print(printable(item["title"]) or "(no title)", markup=False)
     if item["categories"]:
         out.print(printable(" > ".join(item["categories"])), style="dim", markup=False)
+    if not ids:
+        out.print("it has no semantic ID: the system has none", style="dim")
+        return
     table = Table("modality", "ID", "items that begin so", "before collisions", box=None, header_style="dim")
     for row in ids:
         first = spelled(row["first_codes"]) if row["moved"] else "the same"

@@ -4,6 +4,7 @@ The values stand in `conf/`, with a comment on each; here stand their types and 
 that is missing, unknown or of the wrong type is an error that names it.
 """
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tessera.errors import ParamsError
-from tessera.schemas import JOINT
+from tessera.schemas import JOINING, JOINT
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -449,6 +450,16 @@ class Params(Section):
                 "quant.lambda_align: expected 0.0, as image.encoder is rq_dino, whose codes are learned before the "
                 f"other modality's and lie in another space, found {self.quant.lambda_align}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_have_ids(self) -> "Params":
+        known = [*quantised(self.modalities, layout=self.ids.layout), *([JOINT] if self.ids.layout in JOINING else [])]
+        for task in self.corpus.tasks:
+            if unknown := set(re.findall(r"\w+", task)[1:]) - set(known):
+                raise ValueError(
+                    f"corpus.tasks: expected modalities among {known}, found {sorted(unknown)} in {task!r}"
+                )
         return self
 
     def _needs(self) -> list[tuple[str, bool, str | None]]:

@@ -22,6 +22,7 @@ from tessera.artifacts import write_json
 PACKAGES: Final = {
     "accelerate": "accelerate",
     "altair": "altair",
+    "implicit": "implicit",
     "numpy": "numpy",
     "open_clip": "open_clip_torch",
     "PIL": "pillow",

@@ -14,6 +14,9 @@ Schema = dict[str, pl.DataType | type[pl.DataType]]
 #: Stands in the place of a modality's name for all of them together: vectors that were fused, or IDs that were joined.
 JOINT = "joint"
 
+#: The values of ids.layout that give an item one more ID, JOINT, beside those of its modalities.
+JOINING = ("concatenated", "marked")
+
 #: download_reviews: every review that could be read; `row` is its place in the source.
 REVIEWS: Schema = {
     "user_key": pl.String,

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tessera.cli import commands
-from tessera.errors import SourceError
+from tessera.errors import ParamsError, SourceError
 from tessera.experiments.runs import find_experiments, fingerprint, git
 from tessera.params import Params, parsed_section
 from tests.experiments.test_runs import params
@@ -244,6 +244,11 @@ def test_a_run_that_fails_is_named_with_its_log_and_stops_no_other(repository, t
     assert status(repository) == ""
     tessera("show", "bad", "--seeds", "1", "-S", "quant.levels=3")
     assert [shown(repository, "bad")[row]["status"] for row in ("good", "poor")] == ["not run", ""]
+
+
+def test_where_no_row_can_be_composed_the_command_fails(tessera):
+    with pytest.raises(ParamsError, match="mine: expected a row that can be composed, found none in 4"):
+        tessera("run", "mine", "--dataset", "nowhere")
 
 
 def test_outside_a_repository_the_error_says_so(tmp_path, tessera, monkeypatch):

@@ -8,6 +8,7 @@ from stages.cluster_items import main
 from tessera.artifacts import read_table, write_table
 from tessera.errors import DataError, ParamsError, TableError
 from tessera.schemas import LABELS, VECTORS
+from tests.pipeline_runs import TEXT_ALONE
 
 SMALL = {"pseudo.clusters": 3, "pseudo.initialisations": 2, "pseudo.iterations": 50}
 
@@ -75,7 +76,7 @@ def test_each_parameter_changes_the_labels(stage, changes):
 
 def test_a_modality_that_is_not_used_is_left_out(stage, tmp_path):
     write_table(tmp_path / "image.parquet", pl.DataFrame(schema=VECTORS), VECTORS)
-    labels, metrics, _ = stage({"modalities": ["text"]})
+    labels, metrics, _ = stage(TEXT_ALONE)
     assert labels["modality"].unique().to_list() == ["text"]
     assert metrics.keys() == {"text"}
     with pytest.raises(DataError, match=r"^image: .* found 0 such items of 0$"):

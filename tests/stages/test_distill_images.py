@@ -19,10 +19,10 @@ from tessera.artifacts import read_table, write_table
 from tessera.errors import DataError, ParamsError, SourceError
 from tessera.items.hashing import drawn
 from tessera.schemas import CODEBOOKS, IDS, IMAGES, ITEMS
-from tests.pipeline_runs import SMALL
+from tests.pipeline_runs import IMAGE_ALONE, SMALL, TEXT_ALONE
 
 RQ_DINO = SMALL | {
-    "modalities": ["image"],
+    **IMAGE_ALONE,
     "corpus.tasks": ["history image -> image"],
     "t5.lambda_implicit": 0.0,
     "image.encoder": "rq_dino",
@@ -108,7 +108,7 @@ def test_it_learns_nothing_from_pictures_that_are_taken_away(distill):
     assert metrics["pictures"] == len(kept)
 
 
-@pytest.mark.parametrize("changes", [{"image.encoder": "descriptors"}, {"modalities": ["text"]}])
+@pytest.mark.parametrize("changes", [{"image.encoder": "descriptors"}, TEXT_ALONE])
 def test_nothing_stands_for_what_no_stage_needs(distill, changes):
     """Whatever the seed: what reads it does not run again."""
     tasks = {"corpus.tasks": ["history text -> text"]} if "modalities" in changes else {}

@@ -21,6 +21,7 @@ from tessera.items.backbones import Shape, channels_first, new_backbone, save_ba
 from tessera.items.hashing import drawn
 from tessera.items.image_encoders import squared_pictures
 from tessera.schemas import IMAGES, ITEMS, VECTORS
+from tests.pipeline_runs import TEXT_ALONE
 from tests.tiny_models import CLIP, clip_folder
 
 RQ_DINO = {"image.encoder": "rq_dino", "quant.lambda_align": 0.0, "device": "cpu"}
@@ -96,7 +97,7 @@ def test_each_item_has_a_vector_in_the_order_of_items(embed, clips, encoder):
 
 
 def test_a_modality_that_is_not_used_is_an_empty_table(embed):
-    table, metrics = embed({"modalities": ["text"], "image.encoder": "open_clip"})
+    table, metrics = embed({**TEXT_ALONE, "image.encoder": "open_clip"})
     assert table.height == 0
     assert dict(table.schema) == VECTORS
     assert metrics == {"items": 0}

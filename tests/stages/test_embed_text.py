@@ -13,6 +13,7 @@ from stages.embed_text import main
 from tessera.artifacts import read_table, write_table
 from tessera.errors import DataError, ParamsError, SourceError, TableError
 from tessera.schemas import ITEMS, VECTORS
+from tests.pipeline_runs import IMAGE_ALONE
 from tests.tiny_models import bert_like, llama_like
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def test_each_item_has_a_vector_in_the_order_of_items(embed):
 
 
 def test_a_modality_that_is_not_used_is_an_empty_table(embed):
-    table, metrics = embed({"modalities": ["image"], "text.encoder": "transformers"})
+    table, metrics = embed({**IMAGE_ALONE, "text.encoder": "transformers"})
     assert table.height == 0
     assert dict(table.schema) == VECTORS
     assert metrics == {"items": 0}

@@ -15,6 +15,7 @@ from tessera.artifacts import read_json, read_table, write_table
 from tessera.errors import DataError, SourceError
 from tessera.items.picture_parts import STATUSES
 from tessera.schemas import IMAGES, RAW_ITEMS, REVIEWS
+from tests.pipeline_runs import TEXT_ALONE
 from tests.serving import Reply, Server, serving
 
 AMAZON = {
@@ -175,8 +176,8 @@ def test_what_failed_for_what_may_pass_is_all_that_is_tried_again(fetch: Fetch, 
 @pytest.mark.parametrize(
     ("changes", "fetched"),
     [
-        ({"modalities": ["text"], "filter.required": []}, 0),
-        ({"modalities": ["text"], "filter.required": ["image"]}, 3),
+        ({**TEXT_ALONE, "filter.required": []}, 0),
+        ({**TEXT_ALONE, "filter.required": ["image"]}, 3),
         ({"modalities": ["text", "image"], "filter.required": []}, 3),
     ],
 )

@@ -16,6 +16,7 @@ from tessera.errors import CheckpointError, DataError, TableError
 from tessera.items.distillation import codebook_table
 from tessera.residual import residual_kmeans
 from tessera.schemas import CODEBOOKS, IDS, ITEMS, VECTORS
+from tests.pipeline_runs import TEXT_ALONE
 
 COUNT = 60
 WIDTHS = {"text": 6, "image": 5}
@@ -211,7 +212,7 @@ def test_collisions_none_leaves_them(resolve):
 
 def test_collisions_uniform_shares_last_codes_out_as_the_quantizers_parameters_say(resolve):
     def codes(**changes):
-        uniform = {"ids.collisions": "uniform", "modalities": ["text"], "quant.sinkhorn_epsilon": 0.003, **changes}
+        uniform = {"ids.collisions": "uniform", **TEXT_ALONE, "quant.sinkhorn_epsilon": 0.003, **changes}
         table, _ = resolve(uniform)
         assert distinct(table, "text") == COUNT
         return table["codes"].to_list()
@@ -222,7 +223,7 @@ def test_collisions_uniform_shares_last_codes_out_as_the_quantizers_parameters_s
 
 def test_collisions_extra_code_adds_a_level(resolve):
     quantizer = a_quantizer(levels=4)
-    table, metrics = resolve({"ids.collisions": "extra_code", "modalities": ["text"]}, quantizer=quantizer)
+    table, metrics = resolve({"ids.collisions": "extra_code", **TEXT_ALONE}, quantizer=quantizer)
     assert set(table["codes"].list.len()) == {5}
     assert distinct(table, "text") == COUNT
     assert not table["moved"].any()
@@ -244,7 +245,7 @@ def test_items_that_lack_a_modality_take_the_path_of_one_that_is_like_them(resol
 
 
 def test_a_modality_not_in_use_has_no_ids(resolve):
-    table, metrics = resolve({"modalities": ["text"]})
+    table, metrics = resolve(TEXT_ALONE)
     assert set(table["modality"]) == {"text"}
     assert list(metrics) == ["text"]
 
@@ -270,9 +271,9 @@ class TestFromAFile:
         assert without["codes"].to_list() != with_vectors["codes"].to_list()
 
     def test_the_codebook_size_bounds_where_items_can_go(self, resolve):
-        few, _ = resolve({"quant.codebook_size": 3, "modalities": ["text"]}, ids=published())
+        few, _ = resolve({"quant.codebook_size": 3, **TEXT_ALONE}, ids=published())
         assert max(few["codes"].list.max()) == 2
-        many, _ = resolve({"quant.codebook_size": 4, "modalities": ["text"]}, ids=published())
+        many, _ = resolve({"quant.codebook_size": 4, **TEXT_ALONE}, ids=published())
         assert max(many["codes"].list.max()) == 3
 
     def test_what_is_wrong_is_named(self, resolve, tmp_path):
@@ -297,6 +298,6 @@ def test_what_does_not_belong_together_is_named_and_nothing_is_written(resolve, 
         resolve(tables={"text": vectors("text").head(59), "image": vectors("image")})
     crowded = pl.DataFrame({"item": items()["key"], "modality": "text", "codes": [[0, 0, 0]] * COUNT})
     with pytest.raises(DataError, match=r"quant.codebook_size: .* found none for 11: B0\d\d, "):
-        resolve({"quant.codebook_size": 7, "modalities": ["text"]}, ids=crowded)
+        resolve({"quant.codebook_size": 7, **TEXT_ALONE}, ids=crowded)
     assert not (tmp_path / "ids.parquet").exists()
     assert not (tmp_path / "metrics.json").exists()

@@ -12,6 +12,7 @@ from tessera.artifacts import write_table
 from tessera.errors import DataError, ParamsError, TableError
 from tessera.items.distillation import codebook_table
 from tessera.schemas import CODEBOOKS, LABELS, VECTORS
+from tests.pipeline_runs import IMAGE_ALONE, TEXT_ALONE
 
 ITEMS = 40
 SMALL = {
@@ -97,7 +98,7 @@ def test_the_same_parameters_write_the_same_files(train):
 
 def test_a_modality_not_in_use_is_not_looked_at(train):
     tables = {"text": vectors(6), "image": vectors(5).clear()}
-    folder = train({"modalities": ["text"]}, tables=tables)
+    folder = train(TEXT_ALONE, tables=tables)
     assert list(json.loads((folder / "quantizer" / "config.json").read_text())["widths"]) == ["text"]
 
 
@@ -111,7 +112,7 @@ def test_given_codebooks_leave_the_modality_to_pair_the_others_items(train):
 
 
 def test_with_all_codebooks_given_there_is_nothing_to_learn(train):
-    folder = train({"modalities": ["image"]}, tables={"image": vectors(5)}, codebooks=GIVEN)
+    folder = train(IMAGE_ALONE, tables={"image": vectors(5)}, codebooks=GIVEN)
     assert json.loads((folder / "quantizer" / "config.json").read_text()) == {"method": "none: all codebooks are given"}
     assert json.loads((folder / "metrics.json").read_text()) == {"epoch": 0}
 

@@ -139,6 +139,66 @@ def test_unknown_keys_of_a_file_are_an_error_or_skipped(tessera, keys, tmp_path)
     assert pl.read_parquet(output)["user"].unique().to_list() == ["7"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['{"user": "a", "history": ["x"]}', '{"user": "a", "history": []}'], "each user once, found a again in row 1"),
+        (['{"user": "a", "history": {"x": 1}}'], "expected a list of keys, found {'x': 1} in row 0"),
+        (['{"user": "a", "history": "[broken"}'], "expected a list of keys, found '[broken' in row 0"),
+    ],
+)
+def test_what_is_wrong_with_a_history_is_named(tessera, tmp_path, rows, message):
+    file = tmp_path / "told.jsonl"
+    file.write_text("\n".join(rows))
+    status, _, complaint = tessera("recommend", "--file", file, "--output", tmp_path / "found.parquet")
+    assert status == 1
+    assert message in " ".join(complaint.split())
+
+
+def test_a_user_in_another_encoding_is_an_error_and_the_line_is_told(tessera, keys, tmp_path, caplog):
+    """Two users whose letters cannot be read would be one."""
+    file = tmp_path / "told.csv"
+    file.write_bytes(f"user,history\nM\xfcller,{keys[0]}\n".encode("latin-1"))
+    status, _, complaint = tessera("recommend", "--file", file, "--output", tmp_path / "found.parquet")
+    assert status == 1
+    assert "expected a user and a history in each row, found none in row 1" in " ".join(complaint.split())
+    assert "line 2 is not UTF-8" in caplog.text
+
+
+def test_rows_that_are_no_interactions_are_told_of(tessera, keys, tmp_path, caplog):
+    file, output = tmp_path / "told.csv", tmp_path / "found.parquet"
+    sound = "".join(f"u{number},{keys[0]},{1_700_000_000 + number}\n" for number in range(150))
+    file.write_text(f"user,item,timestamp\n{sound}bob,{keys[1]},never\n")
+    status, printed, _ = tessera("recommend", "--file", file, "--output", output, "--k", 1)
+    assert not status
+    assert "150 recommendations to 150 users" in printed
+    assert "1 of 151 rows are no interactions: bad_time 1" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["found.csv", ""])
+def test_output_is_a_parquet_file(tessera, keys, tmp_path, name):
+    (tmp_path / "told.csv").write_text(f"user,history\nu0,{keys[0]}\n")
+    status, _, complaint = tessera("recommend", "--file", tmp_path / "told.csv", "--output", tmp_path / name)
+    assert status == 2
+    assert "expected a file that ends in .parquet" in " ".join(complaint.split())
+
+
+def test_pictures_that_new_items_lose_are_told_of(tessera, new_items, tmp_path, caplog):
+    (new_items.parent / "one.jpg").write_bytes(b"no picture")
+    told = new_items.read_text().splitlines()[0]
+    new_items.write_text(told)
+    status, printed, _ = tessera("add-items", new_items, "--added", tmp_path / "added")
+    assert not status
+    assert "1 item without its picture (undecodable), such as NEW1" in caplog.text
+    assert "1 new item; " in printed
+
+
+def test_vectors_of_no_modality_are_refused(tessera, new_items, tmp_path):
+    status, _, complaint = tessera("add-items", new_items, "--added", tmp_path / "added", "--vectors", "txt=file")
+    assert status == 1
+    assert "--vectors: expected text, image, found txt" in " ".join(complaint.split())
+
+
 def test_a_row_that_is_no_history_is_named(tessera, tmp_path):
     file = tmp_path / "told.jsonl"
     file.write_text('{"user": "a", "history": []}\nnot JSON\n')
@@ -167,8 +227,8 @@ def test_added_items_are_shown_and_found(tessera, new_items, tmp_path, caplog):
     added = tmp_path / "added"
     status, printed, complaint = tessera("add-items", new_items, "--added", added)
     assert not status, complaint
-    assert "3 items are new" in printed
-    assert "1 items are there already and stay as they are" in caplog.text
+    assert "3 new items; " in printed
+    assert "1 item there already, left as before, such as" in caplog.text
     for arguments in (
         ["recommend", "--history", "NEW1"],
         ["similar", "NEW3"],

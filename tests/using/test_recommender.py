@@ -118,6 +118,11 @@ def test_unknown_keys_are_told_with_what_is_near(recommender):
 
 
 def test_a_text_is_no_history(recommender):
+    for wrong in ([17], None, 3):
+        with pytest.raises(DataError, match="expected a list of keys, each of them a text, found"):
+            recommender.recommend(wrong)
+    with pytest.raises(DataError, match=r"k: expected a number from 1 to decode\.beams = 10, found 3"):
+        recommender.recommend([], k="3")
     with pytest.raises(DataError, match="expected a list of keys, found the text 'B1'"):
         recommender.recommend("B1")
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from tessera.artifacts import whole_file
+from tessera.errors import ParamsError
 from tessera.runtime import log
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def run_table(
     plans, refusals = _planned(table, conf, set_param)
     for refusal in refusals:
         log.warning("%s, %s: cannot be composed: %s", refusal.row, refusal.dataset, refusal.reason)
+    if refusals and not plans:
+        raise ParamsError(f"{name}: expected a row that can be composed, found none in {len(refusals)}")
     wanted = {plan.fingerprint: plan for plan in plans}
     there = find_experiments(conf)
     missing = [plan for mark, plan in wanted.items() if mark not in there]

@@ -10,9 +10,11 @@
 Users and items are named by text; the number 12 is the name "12", in whichever file it stands.
 """
 
+import codecs
 import csv
 import io
 import json
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +27,8 @@ from tessera.errors import SourceError
 from tessera.items.lines import NO_RECORD, Fields, Tally, lines_of, parse_json, read_chunks, read_fields
 from tessera.items.raw_items import Content, RawItem, RawItems, Record, content_of, gather, text_of, texts_of
 from tessera.items.reviews import reviews_of, times_in_milliseconds
+
+log = logging.getLogger("tessera")
 
 Reader = TypeVar("Reader", bound=Callable[..., Any])
 
@@ -110,7 +114,8 @@ def columns_of(path: Path) -> list[str]:
     if path.suffix == ".parquet":
         return _read_parquet(path).columns
     if path.suffix == ".csv":
-        return _read_csv(path).table.columns
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            return next(csv.reader(file), [])
     return list(next((record for _, record in _record_lines(path, ()) if record), {}))
 
 
@@ -205,8 +210,11 @@ class Cells(NamedTuple):
 
 
 def _read_csv(path: Path) -> Cells:
-    """Return the cells of path; bytes that are not UTF-8 are forgiven."""
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    """Return the cells of path; bytes that are not UTF-8 are forgiven, and warned of.
+
+    Raises SourceError where it is no CSV, or UTF-16.
+    """
+    text = _decoded(path)
     header = next(csv.reader(io.StringIO(text)), [])
     broken: list[int] = []
 
@@ -230,6 +238,19 @@ def _read_csv(path: Path) -> Cells:
     taken = set(broken)
     places = (place for place in range(1, table.height + len(taken) + 1) if place not in taken)
     return Cells(table, pl.Series(places, dtype=pl.Int64), broken)
+
+
+def _decoded(path: Path) -> str:
+    """Return the text of path; what is not UTF-8 becomes U+FFFD, and a warning says where."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise SourceError(f"{path}: expected UTF-8, found UTF-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        log.warning("%s: line %d is not UTF-8; letters that cannot be read become \ufffd", path, line)
+        return content.decode("utf-8-sig", errors="replace")
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:

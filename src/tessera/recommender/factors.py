@@ -72,7 +72,8 @@ def als_of(factors: pl.DataFrame, *, settings: AlsSettings) -> Model:
 
     It knows no users, and als_scores needs none.
     """
-    model = _als(settings)
+    with _one_thread():
+        model = _als(settings)
     model.item_factors = factors["vector"].to_numpy().copy()  # the library takes nothing read-only
     return model
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.errors import DataError, ParamsError, TableError
-from tessera.schemas import JOINT
+from tessera.schemas import JOINING, JOINT
 
 PAD = 0
 END = 1
@@ -37,7 +37,6 @@ Tokens = NDArray[np.uint16]
 
 #: Whether and how the IDs of an item's modalities are joined; IDs of fused vectors are one modality's from the start.
 Layout = Literal["separate", "concatenated", "marked", "fused"]
-JOINING = ("concatenated", "marked")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Additions(NamedTuple):
     ids: pl.DataFrame  # IDS
     vectors: dict[str, pl.DataFrame]  # modality -> VECTORS
     known: list[str]  # keys that the shop has already; their items stay as they are
+    without_picture: dict[str, list[str]]  # by what became of a picture that was named, the keys of its items
 
 
 class NewItems(NamedTuple):
@@ -54,6 +55,7 @@ class NewItems(NamedTuple):
 
     items: pl.DataFrame
     images: Path
+    without_picture: dict[str, list[str]]
 
 
 def add_items(shop: Shop, file: Path, *, precomputed: Mapping[str, Path]) -> Additions:
@@ -65,6 +67,8 @@ def add_items(shop: Shop, file: Path, *, precomputed: Mapping[str, Path]) -> Add
     is new, or one has nothing that it could be embedded by.
     """
     _require_quantizer(shop.params)
+    if surplus := sorted(set(precomputed) - set(shop.params.modalities)):
+        raise ParamsError(f"--vectors: expected {', '.join(shop.params.modalities)}, found {', '.join(surplus)}")
     raw = read_item_file(file, reviewed=None, max_malformed=shop.params.dataset.max_malformed).table
     known = raw.join(shop.items, on="key", how="semi")["key"].to_list()
     new = raw.join(shop.items, on="key", how="anti", maintain_order="left")
@@ -75,7 +79,7 @@ def add_items(shop: Shop, file: Path, *, precomputed: Mapping[str, Path]) -> Add
         found = {name: _embedded(name, told, shop, precomputed=precomputed) for name in shop.params.modalities}
     _require_something(told.items, found)
     vectors = {name: _table(told.items["item"], each, shop, modality=name) for name, each in found.items()}
-    return Additions(told.items, _ids(shop, told.items, vectors), vectors, known)
+    return Additions(told.items, _ids(shop, told.items, vectors), vectors, known, told.without_picture)
 
 
 def _require_quantizer(params: Params) -> None:
@@ -100,9 +104,13 @@ def _described(raw: pl.DataFrame, shop: Shop, *, root: Path, images: Path) -> Ne
     )
     merge(parts, into=images)
     statuses = read_table(images, IMAGES, columns=["key", "status"])
+    lost = (
+        statuses.filter(~pl.col("status").is_in(["ok", "missing"])).group_by("status", maintain_order=True).agg("key")
+    )
     told = described(raw["key"], items=raw, statuses=statuses).with_row_index("item", offset=shop.items.height)
     told = told.with_columns(interactions=pl.lit(0, pl.UInt32))
-    return NewItems(told.select(pl.col(name).cast(dtype) for name, dtype in ITEMS.items()), images)
+    items = told.select(pl.col(name).cast(dtype) for name, dtype in ITEMS.items())
+    return NewItems(items, images, dict(lost.iter_rows()))
 
 
 def _embedded(modality: str, new: NewItems, shop: Shop, *, precomputed: Mapping[str, Path]) -> Vectors:

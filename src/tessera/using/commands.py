@@ -50,6 +50,8 @@ def recommend(
     _require_one(history=history, user=user, file=file)
     if (file is None) != (output is None):
         raise typer.BadParameter("--file and --output come together")
+    if output is not None and (output.suffix != ".parquet" or output.is_dir()):
+        raise typer.BadParameter(f"--output: expected a file that ends in .parquet, found {output}")
     from tessera.using.recommender import Recommender, listed_keys, user_history
 
     recommender = Recommender.load(model, added=added)
@@ -103,22 +105,27 @@ def add_items(
     """
     from tessera.errors import CheckpointError
     from tessera.using import additions
-    from tessera.using.shop import is_added, load_shop, write_added
+    from tessera.using.parts import is_added
+    from tessera.using.shop import load_shop, write_added
 
     if added.exists() and not is_added(added):
         raise CheckpointError(f"{added}: expected a new folder or one of added items, found another")
     shop = load_shop(model, added=added if added.exists() else None)
     found = additions.add_items(shop, file, precomputed=named_paths(vectors or []))
     if found.known:
-        log.warning("%d items are there already and stay as they are, such as %s", len(found.known), found.known[0])
+        number = counted(len(found.known), "item")
+        log.warning("%s there already, left as before, such as %s", number, found.known[0])
+    for status, keys in found.without_picture.items():
+        log.warning("%s without its picture (%s), such as %s", counted(len(keys), "item"), status, keys[0])
     write_added(added, shop, items=found.items, ids=found.ids, vectors=found.vectors)
     table = Table("key", "title", *(f"{name} ID" for name in shop.words.modalities), box=None, header_style="dim")
     for row in found.items.head(SHOWN).iter_rows(named=True):
         codes = ["-".join(map(str, each)) for each in found.ids.filter(item=row["item"])["codes"]]
         table.add_row(escape(printable(row["key"])), escape(printable(row["title"])), *codes)
     out.print(table)
-    moved = found.ids["moved"].sum()
-    out.print(f"{found.items.height} items are new; {moved} of their IDs were moved; {added}", markup=False)
+    moved = found.ids.filter("moved").height
+    told_of = f"{counted(found.items.height, 'new item')}; {counted(moved, 'ID')} moved to a free place; {added}"
+    out.print(told_of, markup=False, soft_wrap=True)
 
 
 def export(
@@ -146,6 +153,11 @@ def register(commands: typer.Typer) -> None:
     commands.command("export")(export)
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number and what it counts, as in `1 user` and `2 users`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _require_one(**options: object) -> None:
     given = [name for name, value in options.items() if value is not None]
     if len(given) != 1:
@@ -163,7 +175,8 @@ def _recommend_to_file(recommender: "Recommender", file: Path, output: Path, **o
     found = recommender.table(told.histories, progress=progress, **options)
     users = pl.Series("user", told.users, dtype=pl.String)
     write_table(output, found.with_columns(user=users.gather(found["user"])), RECOMMENDATIONS | {"user": pl.String})
-    out.print(f"{output}: {found.height} recommendations to {len(told.users)} users", markup=False, soft_wrap=True)
+    told_of = f"{counted(found.height, 'recommendation')} to {counted(len(told.users), 'user')}"
+    out.print(f"{output}: {told_of}", markup=False, soft_wrap=True)
 
 
 def _print_recommendations(found: "list[Recommendation]") -> None:

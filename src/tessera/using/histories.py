@@ -8,6 +8,7 @@ from tessera.items.filtering import Ties, distinct_interactions, in_order, numbe
 from tessera.items.folder import CATEGORY_SEPARATOR, columns_of, listed, read_interaction_file, read_records
 from tessera.items.lines import as_text
 from tessera.items.raw_items import texts_of
+from tessera.runtime import log
 
 #: The columns of a file with a list a row.
 LISTS = ("user", "history")
@@ -27,19 +28,30 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float) -> UserHisto
     JSON, or as `B1|B2`. Otherwise the file has the columns user, item and timestamp, like the interactions of one's own
     data; a user's are put in order as the pipeline does, and a repeated one counts once.
 
-    Raises SourceError where the file cannot be read or lacks a column, and where a row is no history, or a larger share
-    than max_malformed of the rows is no interaction.
+    Rows that are no interactions are warned of. Raises SourceError where the file cannot be read or lacks a column, and
+    where a row is no history or a user's second, or a larger share than max_malformed of the rows is no interaction.
     """
     if "history" not in columns_of(path):
-        reviews, _ = read_interaction_file(path, max_malformed=max_malformed)
+        reviews, tally = read_interaction_file(path, max_malformed=max_malformed)
+        if tally.malformed:
+            reasons = ", ".join(f"{problem} {count}" for problem, count in sorted(tally.malformed.items()))
+            log.warning(
+                "%s: %d of %d rows are no interactions: %s", path, tally.malformed.total(), tally.lines, reasons
+            )
         ordered = in_order(numbered(distinct_interactions(reviews, min_rating=None)), ties=ties)
         lists = ordered.group_by("user_key", maintain_order=True).agg("item_key")
         return UserHistories(lists["user_key"].to_list(), lists["item_key"].to_list())
-    found = UserHistories([], [])
+    found, known = UserHistories([], []), set[str]()
     for row, record in read_records(path, expected=LISTS):
         user = None if record is None else as_text(record["user"])
-        if record is None or not user:
+        if record is None or not user or "\ufffd" in user:
             raise SourceError(f"{path}: expected a user and a history in each row, found none in row {row}")
+        if user in known:
+            raise SourceError(f"{path}: expected each user once, found {user} again in row {row}")
+        known.add(user)
+        history = listed(record["history"], separator=CATEGORY_SEPARATOR)
+        if not isinstance(history, list | None) or (history and history[0].startswith("[")):
+            raise SourceError(f"{path}: expected a list of keys, found {record['history']!r} in row {row}")
         found.users.append(user)
-        found.histories.append(texts_of(listed(record["history"], separator=CATEGORY_SEPARATOR)))
+        found.histories.append(texts_of(history))
     return found

@@ -62,6 +62,10 @@ MANIFEST: Final = "export.json"
 FORMAT: Final = 2
 
 
+#: What makes a folder one of added items: its format, and which IDs the items before them have.
+ADDED: Final = "added.json"
+
+
 @dataclass(frozen=True)
 class Parts:
     """The parts of a model, by their names."""
@@ -100,6 +104,11 @@ def find_parts(folder: Path) -> Parts:
             f"{folder}: expected an exported folder ({MANIFEST}) or a repository ({RUN['params']}), found {what}"
         )
     return Parts(folder, {name: folder / path for name, path in RUN.items()}, None)
+
+
+def is_added(folder: Path) -> bool:
+    """Whether folder holds added items."""
+    return (folder / ADDED).is_file()
 
 
 def read_manifest(path: Path, *, kind: str, form: int) -> dict[str, Any]:

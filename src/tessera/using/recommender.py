@@ -213,7 +213,7 @@ class Recommender:
         parameter decode.beams.
         """
         beams = self.shop.params.decode.beams
-        if not 1 <= k <= beams:
+        if not isinstance(k, int) or not 1 <= k <= beams:
             raise DataError(f"k: expected a number from 1 to decode.beams = {beams}, found {k}")
         items = [self._items_of(history, skip_unknown=skip_unknown) for history in histories]
         exclude = self.shop.params.decode.exclude_seen if exclude_seen is None else exclude_seen
@@ -225,6 +225,8 @@ class Recommender:
     def _items_of(self, history: Sequence[str], *, skip_unknown: bool) -> list[int]:
         if isinstance(history, str):
             raise DataError(f"history: expected a list of keys, found the text {history!r}")
+        if not isinstance(history, Sequence) or not all(isinstance(key, str) for key in history):
+            raise DataError(f"history: expected a list of keys, each of them a text, found {history!r}")
         unknown = [key for key in history if key not in self.places]
         if unknown and not skip_unknown:
             raise unknown_key(unknown[0], self.shop.items)

@@ -17,10 +17,9 @@ from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.model import ids_fingerprint
 from tessera.recommender.vocabulary import Tokens, Vocabulary
 from tessera.schemas import IDS, ITEMS, VECTORS
-from tessera.using.parts import Parts, find_parts, read_manifest
+from tessera.using.parts import ADDED, Parts, find_parts, is_added, read_manifest
 
-#: What makes a folder one of added items: its format, and which IDs the items before them have.
-ADDED: Final = "added.json"
+#: The format of a folder of added items.
 FORMAT: Final = 1
 
 
@@ -72,9 +71,14 @@ def load_shop(folder: Path, *, added: Path | None = None) -> Shop:
     shop = Shop(parts, None, params, words, items, ids, parts.trained or items.height)
     if added is None:
         return shop
+    if not is_added(added):
+        what = "another" if added.is_dir() else "a file" if added.exists() else "nothing"
+        raise CheckpointError(f"{added}: expected a folder that `tessera add-items` wrote, found {what}")
     document = read_manifest(added / ADDED, kind="added items", form=FORMAT)
     if document["after"] != _after(shop):
-        raise CheckpointError(f"{added}: expected items that were added to those of {folder}, found others'")
+        raise CheckpointError(
+            f"{added}: expected items that were added to those of {folder}, found those of another model"
+        )
     return shop._replace(
         added=added,
         items=pl.concat([items, read_table(added / "items.parquet", ITEMS)]),
@@ -103,11 +107,6 @@ def write_added(
 def vectors_file(folder: Path, modality: str) -> Path:
     """Return where a folder of added items has their vectors in a modality."""
     return folder / "vectors" / f"{modality}.parquet"
-
-
-def is_added(folder: Path) -> bool:
-    """Whether folder holds added items."""
-    return (folder / ADDED).is_file()
 
 
 def _after(shop: Shop) -> str:
