@@ -48,7 +48,8 @@ def test_a_hostile_title_is_shown_as_text(run, report):
 
 
 def test_one_modality(tmp_path, params_file, report):
-    html, markdown = report(finish_run(tmp_path / "run", params_file(), modalities=("text",)), modalities=["text"])
+    run = finish_run(tmp_path / "run", params_file(), modalities=("text",))
+    html, markdown = report(run, modalities=["text"], corpus__tasks=["history text -> text"])
     assert "in bold: text." in html
     assert "ensemble" not in markdown
 
@@ -76,7 +77,8 @@ def test_examples_and_seed_choose_the_users(run, report):
     ],
 )
 def test_the_run_is_named(run, report, key, value):
-    usual, changed = report(run), report(run, **{key: value})
+    given = {"corpus__tasks": ["history sound -> sound"]} if key == "modalities" else {}
+    usual, changed = report(run), report(run, **{key: value}, **given)
     word = value if isinstance(value, str) else value[0]
     for before, after in zip(usual, changed, strict=True):
         assert after.count(word) > before.count(word)
