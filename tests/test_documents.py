@@ -63,6 +63,7 @@ SECONDS, PAUSE = 300, 5
 ELSEWHERE = {
     "make repro": ".ci/run",
     "make test": ".ci/run",
+    "python experiments/efficientnet_lite.py encoders": "tests/experiments/test_efficientnet_lite.py",
     **{c.text: "tests/experiments/test_commands.py" for c in COMMANDS if c.text.startswith("tessera experiments ")},
     **{c.text: "tests/using/test_commands.py" for c in COMMANDS if uses_a_model(c)},
 }
