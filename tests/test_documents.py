@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import polars as pl
 import pytest
@@ -202,11 +203,14 @@ def typed(folder: Path, command: str) -> str:
     """Return what a shell prints that types command in folder."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    with TemporaryFile("w+") as told:  # of a pipe the workers of a queue would keep an end, and be waited for
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment, stdout=told, stderr=told, check=False
+        )
+        told.seek(0)
+        printed = told.read()
+    assert done.returncode == 0, f"{command}: {printed}"
+    return printed
 
 
 def test_commands_typed_one_after_the_other(repository, tmp_path):
