@@ -127,7 +127,7 @@ def test_a_file_of_histories_tells_how_far_it_is(tessera, keys, tmp_path, monkey
     assert told == [("text", 1), ("image", 1), ("itemknn", 1), ("sasrec", 1)]
 
 
-def test_unknown_keys_of_a_file_are_an_error_or_skipped(tessera, keys, tmp_path):
+def test_unknown_keys_of_a_file_are_an_error_or_skipped(tessera, keys, tmp_path, caplog):
     file, output = tmp_path / "told.jsonl", tmp_path / "found.parquet"
     file.write_text(json.dumps({"user": 7, "history": [keys[0], "gone"]}))
     status, _, complaint = tessera("recommend", "--file", file, "--output", output)
@@ -137,6 +137,7 @@ def test_unknown_keys_of_a_file_are_an_error_or_skipped(tessera, keys, tmp_path)
     status, *_ = tessera("recommend", "--file", file, "--output", output, "--skip-unknown")
     assert not status
     assert pl.read_parquet(output)["user"].unique().to_list() == ["7"]
+    assert "1 key of no item, such as gone" in caplog.text
 
 
 @pytest.mark.parametrize(

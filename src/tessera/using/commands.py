@@ -3,6 +3,7 @@
 They import what they need when they are called, since `tessera ids` needs nothing of it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,9 @@ def recommend(
         _recommend_to_file(recommender, file, output, **options)
         return
     keys = listed_keys(history or "") if user is None else user_history(recommender.shop, user)
-    _print_recommendations(recommender.recommend(keys, **options))
+    found = recommender.recommend(keys, **options)
+    _tell_of_unknown(recommender, [keys])
+    _print_recommendations(found)
 
 
 def similar(
@@ -79,7 +82,10 @@ def similar(
     if found.is_empty():
         raise unknown_key(key, shop.items)
     _print_head(found.row(0, named=True))
-    for measure in neighbours_of(shop, found["item"][0], count=count):
+    measures = neighbours_of(shop, found["item"][0], count=count)
+    if not measures:
+        out.print("the system has neither IDs nor vectors to compare items by", style="dim")
+    for measure in measures:
         near = "codes shared" if measure.by.endswith("ID") else "cosine"
         table = Table(near, "key", "title", title=measure.by, title_justify="left", box=None, header_style="dim")
         for item, how in zip(measure.items, measure.near, strict=True):
@@ -173,10 +179,18 @@ def _recommend_to_file(recommender: "Recommender", file: Path, output: Path, **o
     params = recommender.shop.params
     told = read_histories(file, ties=params.filter.ties, max_malformed=params.dataset.max_malformed)
     found = recommender.table(told.histories, progress=progress, **options)
+    _tell_of_unknown(recommender, told.histories)
     users = pl.Series("user", told.users, dtype=pl.String)
     write_table(output, found.with_columns(user=users.gather(found["user"])), RECOMMENDATIONS | {"user": pl.String})
     told_of = f"{counted(found.height, 'recommendation')} to {counted(len(told.users), 'user')}"
     out.print(f"{output}: {told_of}", markup=False, soft_wrap=True)
+
+
+def _tell_of_unknown(recommender: "Recommender", histories: Sequence[Sequence[str]]) -> None:
+    """Warn of keys that are passed over; without --skip-unknown they are an error."""
+    unknown = sorted({key for history in histories for key in history} - recommender.places.keys())
+    if unknown:
+        log.warning("%s of no item, such as %s", counted(len(unknown), "key"), unknown[0])
 
 
 def _print_recommendations(found: "list[Recommendation]") -> None:
