@@ -20,6 +20,7 @@ from tessera.errors import CheckpointError, DataError, ParamsError, SourceError,
 from tessera.items.backbones import Shape, channels_first, new_backbone, save_backbone
 from tessera.items.hashing import drawn
 from tessera.items.image_encoders import squared_pictures
+from tessera.runtime import accelerator_on
 from tessera.schemas import IMAGES, ITEMS, VECTORS
 from tests.pipeline_runs import TEXT_ALONE
 from tests.tiny_models import CLIP, clip_folder
@@ -142,6 +143,24 @@ def test_a_trained_backbone_embeds_what_pictures_there_are(embed, tables, tmp_pa
     expected = backbone.eval()(channels_first(torch.from_numpy(seen))).detach().numpy()
     np.testing.assert_allclose(matrix(table)[4:5], expected, atol=1e-5)
     np.testing.assert_allclose(matrix(embed(RQ_DINO | {"image.batch_size": 2})[0]), matrix(table), atol=1e-5)
+
+
+def test_every_encoder_asks_for_the_same_precision(embed, clips, tmp_path, monkeypatch):
+    """As texts do, which `tessera add-items` embeds in the same process: accelerate allows one in each."""
+    asked = []
+
+    def accelerator(device, *, precision):
+        asked.append(precision)
+        return accelerator_on(device, precision=precision)
+
+    monkeypatch.setattr("tessera.encoders.image.accelerator_on", accelerator)
+    torch.manual_seed(0)
+    shape = Shape("vit_tiny_patch16_224", size=16, patch=8, width=12, layers=1, heads=2)
+    (tmp_path / "backbone").mkdir()
+    save_backbone(new_backbone(shape, checkpoint=None, sides={}), tmp_path / "backbone")
+    embed(RQ_DINO)
+    embed(with_clip(clips))
+    assert asked == ["auto", "auto"]
 
 
 def test_a_model_of_timm_embeds_what_pictures_there_are(embed, tmp_path, caplog):

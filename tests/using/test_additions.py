@@ -9,7 +9,7 @@ from tessera.errors import CheckpointError, DataError, ParamsError, SourceError
 from tessera.using.additions import add_items
 from tessera.using.exporting import write_export
 from tessera.using.recommender import Recommender
-from tessera.using.shop import load_shop, write_added
+from tessera.using.shop import Shop, load_shop, write_added
 from tests.recommended import assert_as_the_pipeline
 
 
@@ -42,6 +42,15 @@ def test_new_items_have_ids_of_their_own_and_nothing_of_the_run_changes(run, new
     assert image["present"].to_list() == [True, False, True]
     first = found.ids.filter(modality="image")["first_codes"].to_list()
     assert first[1] == first[0], "NEW2 says what NEW1 says"
+
+
+def test_the_vectors_of_other_items_are_not_read_for_one_that_has_all_modalities(run, new_items, monkeypatch):
+    expected = add_items(load_shop(run), new_items, precomputed={}).ids
+    new_items.write_text(new_items.read_text().splitlines()[0])
+    monkeypatch.setattr(Shop, "vectors", lambda *_: pytest.fail("they were read"))
+    found = add_items(load_shop(run), new_items, precomputed={}).ids
+    first = expected["item"].min()
+    assert found.sort("modality").equals(expected.filter(item=first).sort("modality"))
 
 
 def test_a_new_item_lies_where_the_old_one_does_that_it_is_like(run, new_items, tmp_path):
