@@ -142,7 +142,7 @@ def test_an_item_of_a_system_without_ids_has_none(run, ids):
 def test_a_folder_of_added_items_has_to_be_one(ids, tmp_path):
     status, _, complaint = ids("B0001", "--added", tmp_path / "none")
     assert status == 1
-    assert "none: expected a folder that `tessera add-items` wrote, found" in " ".join(complaint.split())
+    assert "none: expected a folder that `tessera add-items` wrote, found nothing" in " ".join(complaint.split())
 
 
 def show(run, tessera, **changes):

@@ -21,14 +21,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from tessera.artifacts import read_json, read_table
-from tessera.errors import CheckpointError, DataError, TableError
+from tessera.errors import DataError, TableError
 from tessera.experiments.commands import experiments
 from tessera.measures import FINAL, rankings_in
 from tessera.runtime import Verbose, run, tell_more
 from tessera.schemas import IDS, ITEMS
 from tessera.using.commands import Added, Model, register
 from tessera.using.keys import printable, unknown_key
-from tessera.using.parts import find_parts, is_added
+from tessera.using.parts import find_parts, require_added
 
 #: A message names so many of the codes that there are.
 LISTED: Final = 12
@@ -75,13 +75,12 @@ def show_ids(
     lists the items whose text ID begins with the codes 12 and 7.
     What is the key of an item is never taken for a prefix.
     """
-    if added is not None and not is_added(added):
-        raise CheckpointError(f"{added}: expected a folder that `tessera add-items` wrote, found another or nothing")
-    parts, more = find_parts(model), [] if added is None else [added]
-    catalogue = pl.concat(
-        read_table(path, ITEMS) for path in [parts["items"], *(each / "items.parquet" for each in more)]
-    )
-    semantic_ids = pl.concat(read_table(path, IDS) for path in [parts["ids"], *(each / "ids.parquet" for each in more)])
+    parts = find_parts(model)
+    catalogue, semantic_ids = read_table(parts["items"], ITEMS), read_table(parts["ids"], IDS)
+    if added is not None:
+        require_added(added)
+        catalogue = pl.concat([catalogue, read_table(added / "items.parquet", ITEMS)])
+        semantic_ids = pl.concat([semantic_ids, read_table(added / "ids.parquet", IDS)])
     item = catalogue.filter(pl.col("key") == wanted)
     prefix = parsed_prefix(wanted)
     if item.height:

@@ -142,8 +142,8 @@ def test_published_weights_are_asked_of_timm(pictures, efficientnet, monkeypatch
     """Where they would be fetched from, the file of a test stands."""
     asked, create = [], timm.create_model
 
-    def created(model, *, pretrained):
-        asked.append((model, pretrained))
+    def created(model, *, pretrained, pretrained_cfg_overlay):
+        asked.append((model, pretrained, pretrained_cfg_overlay))
         held = {"file": str(efficientnet / "weights.safetensors")}
         return create(model, pretrained=pretrained, pretrained_cfg_overlay=held)
 
@@ -152,7 +152,7 @@ def test_published_weights_are_asked_of_timm(pictures, efficientnet, monkeypatch
     )
     monkeypatch.setattr(timm, "create_model", created)
     published = timm_model(pictures, KEYS, model="test_efficientnet", checkpoint="published")
-    assert asked == [("test_efficientnet", True)]
+    assert asked == [("test_efficientnet", True, None)]
     np.testing.assert_array_equal(published.vectors, from_file.vectors)
 
 

@@ -4,8 +4,10 @@ Nothing is downloaded unless published weights are asked for. Pictures (B, S, S,
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -72,18 +74,12 @@ def new_backbone(shape: Shape, *, checkpoint: str | None, sides: dict[str, int])
     Raises ParamsError where there is no such vision transformer or its patches do not fill a side, and SourceError
     where its weights cannot be had.
     """
-    if checkpoint in (None, PUBLISHED):
-        overlay = None
-    elif Path(checkpoint).is_file():
-        overlay = {"file": checkpoint}
-    else:
+    if checkpoint is not None and not is_checkpoint(checkpoint):
         raise SourceError(f"distill.checkpoint: expected {PUBLISHED} or a file of weights, found {checkpoint!r}")
     if checkpoint is not None:
         _built(shape)  # what is wrong with the shape is not the checkpoint's fault
         try:
-            # With the classifier, since without it timm would not miss weights that the file lacks.
-            network = _network(shape, pretrained=True, pretrained_cfg_overlay=overlay)
-            network.reset_classifier(0)  # type: ignore[operator]
+            network = pretrained(partial(_network, shape), checkpoint)
         except Exception as error:  # weights come from the network or from any file
             raise SourceError(
                 f"distill.checkpoint: expected weights of {shape.backbone}, found {checkpoint!r}: {error}"
@@ -92,6 +88,23 @@ def new_backbone(shape: Shape, *, checkpoint: str | None, sides: dict[str, int])
         network = _built(shape)
     _require_patches(network, sides)
     return Backbone(shape, network)
+
+
+def is_checkpoint(checkpoint: str) -> bool:
+    """Whether `pretrained` can have weights from there: PUBLISHED, or the path of a file."""
+    return checkpoint == PUBLISHED or Path(checkpoint).is_file()
+
+
+def pretrained(create: Callable[..., nn.Module], checkpoint: str) -> nn.Module:
+    """Return the network that create, a `timm.create_model` of something, makes with those weights; no classifier.
+
+    It is made with one, since without it timm would not miss weights that a file lacks. Raises whatever timm raises:
+    weights come from the network or from any file.
+    """
+    overlay = None if checkpoint == PUBLISHED else {"file": checkpoint}
+    network: Any = create(pretrained=True, pretrained_cfg_overlay=overlay)
+    network.reset_classifier(0)
+    return cast("nn.Module", network)
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:

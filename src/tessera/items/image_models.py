@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -149,19 +149,15 @@ def _from_timm(model: str, checkpoint: str | None, *, accelerator: "Accelerator"
     from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
 
-    from tessera.items.backbones import PUBLISHED
+    from tessera.items.backbones import PUBLISHED, is_checkpoint, pretrained
 
     expected = f"expected {KINDS['timm']}, and {PUBLISHED} or a file of its weights"
     found = f"found {model!r} and {checkpoint!r}"
-    if checkpoint != PUBLISHED and not (checkpoint and Path(checkpoint).is_file()):
+    if checkpoint is None or not is_checkpoint(checkpoint):
         raise SourceError(f"image.model, image.checkpoint: {expected}, {found}")
-    held: dict[str, Any] = {} if checkpoint == PUBLISHED else {"pretrained_cfg_overlay": {"file": checkpoint}}
     try:
-        network: Any = timm.create_model(
-            model, pretrained=True, **held
-        )  # with its classifier, or timm misses no weights
+        network = pretrained(partial(timm.create_model, model), checkpoint)
     except Exception as error:  # weights come from the network or from any file
         raise SourceError(f"image.model, image.checkpoint: {expected}, {found}: {error}") from error
-    network.reset_classifier(0)
     prepare = create_transform(**resolve_model_data_config(network), is_training=False)
     return Model(network.to(accelerator.device, dtype_on(accelerator)).eval(), prepare)

@@ -111,6 +111,13 @@ def is_added(folder: Path) -> bool:
     return (folder / ADDED).is_file()
 
 
+def require_added(folder: Path) -> None:
+    """Raise CheckpointError unless folder holds added items."""
+    if not is_added(folder):
+        what = "another" if folder.is_dir() else "a file" if folder.exists() else "nothing"
+        raise CheckpointError(f"{folder}: expected a folder that `tessera add-items` wrote, found {what}")
+
+
 def read_manifest(path: Path, *, kind: str, form: int) -> dict[str, Any]:
     """Return the JSON object at path, which says that its folder is an export or holds added items.
 

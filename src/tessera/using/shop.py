@@ -17,7 +17,7 @@ from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.model import ids_fingerprint
 from tessera.recommender.vocabulary import Tokens, Vocabulary
 from tessera.schemas import IDS, ITEMS, VECTORS
-from tessera.using.parts import ADDED, Parts, find_parts, is_added, read_manifest
+from tessera.using.parts import ADDED, Parts, find_parts, read_manifest, require_added
 
 #: The format of a folder of added items.
 FORMAT: Final = 1
@@ -71,9 +71,7 @@ def load_shop(folder: Path, *, added: Path | None = None) -> Shop:
     shop = Shop(parts, None, params, words, items, ids, parts.trained or items.height)
     if added is None:
         return shop
-    if not is_added(added):
-        what = "another" if added.is_dir() else "a file" if added.exists() else "nothing"
-        raise CheckpointError(f"{added}: expected a folder that `tessera add-items` wrote, found {what}")
+    require_added(added)
     document = read_manifest(added / ADDED, kind="added items", form=FORMAT)
     if document["after"] != _after(shop):
         raise CheckpointError(
