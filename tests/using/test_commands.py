@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from tessera.using.histories import read_histories
 from tessera.using.recommender import RECOMMENDATIONS, Recommender
 from tests.command_line import typed
 from tests.documents import PAGES, commands_of, uses_a_model
@@ -164,6 +165,13 @@ def test_a_user_in_another_encoding_is_an_error_and_the_line_is_told(tessera, ke
     assert status == 1
     assert "expected a user and a history in each row, found none in row 1" in " ".join(complaint.split())
     assert "line 2 is not UTF-8" in caplog.text
+
+
+def test_keys_of_a_history_may_be_numbers_and_begin_with_a_bracket(tmp_path):
+    file = tmp_path / "told.jsonl"
+    file.write_text('{"user": "a", "history": [17, "[x]"]}\n{"user": "b", "history": null}')
+    told = read_histories(file, ties="file_order", max_malformed=0)
+    assert told == (["a", "b"], [["17", "[x]"], []])
 
 
 def test_rows_that_are_no_interactions_are_told_of(tessera, keys, tmp_path, caplog):

@@ -50,7 +50,7 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float) -> UserHisto
             raise SourceError(f"{path}: expected each user once, found {user} again in row {row}")
         known.add(user)
         history = listed(record["history"], separator=CATEGORY_SEPARATOR)
-        if not isinstance(history, list | None) or (history and history[0].startswith("[")):
+        if not isinstance(history, list | None):
             raise SourceError(f"{path}: expected a list of keys, found {record['history']!r} in row {row}")
         found.users.append(user)
         found.histories.append(texts_of(history))
