@@ -11,20 +11,14 @@ import typer
 from tessera.artifacts import read_table, table_writer, write_json, write_table
 from tessera.params import PARAMS_FILE, Params, load_params
 from tessera.recommender.corpus import Histories, histories
-from tessera.recommender.factors import (
-    AlsSettings,
-    BprSettings,
-    als_of,
-    als_scores,
-    bpr_scores,
-    fit_als,
-    fit_bpr,
-    item_factors,
-)
+from tessera.recommender.factors import AlsSettings, BprSettings, bpr_scores, fit_als, fit_bpr, item_factors
+from tessera.recommender.linear import SlistSettings, fit_slist
 from tessera.recommender.lists import Floats, rank_histories, rankings_table
-from tessera.recommender.transitions import Weights, transition_matrix, transition_scores
-from tessera.runtime import progress, run, torch_device
-from tessera.schemas import INTERACTIONS, RANKINGS, VECTORS
+from tessera.recommender.members import Fitted, scorer_of
+from tessera.recommender.strengths import Sparse, strengths_in, strengths_table
+from tessera.recommender.transitions import Weights, transition_matrix
+from tessera.runtime import progress, run
+from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, VECTORS
 
 
 def main(
@@ -32,19 +26,26 @@ def main(
     encoder: Annotated[Path, typer.Option(help="The trained sequence encoder: a folder.")],
     rankings: Annotated[Path, typer.Option(help="Where the rankings go.")],
     factors: Annotated[Path, typer.Option(help="Where the items' factors by ALS go, empty if it is no member.")],
+    strengths: Annotated[Path, typer.Option(help="Where SLIST's strengths go, empty if it is no member.")],
     metrics: Annotated[Path, typer.Option(help="Where their counts go.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
     table = read_table(interactions, INTERACTIONS)
     items = table["item"].n_unique()
-    known = als_factors(table, items=items, params=params)
-    write_table(factors, known, VECTORS)
+    write_table(factors, als_factors(table, items=items, params=params), VECTORS)
+    write_table(strengths, slist_strengths(table, items=items, params=params), STRENGTHS)
 
+    def strengths_of(member: str) -> Sparse:
+        if member == "itemknn":
+            return transition_matrix(table, items=items, weights=Weights(**params.itemknn.model_dump()))
+        return strengths_in(read_table(strengths, STRENGTHS), items=items)
+
+    fitted = Fitted(strengths_of, lambda: read_table(factors, VECTORS), encoder)
     counts: dict[str, dict[str, int]] = {}
     with table_writer(rankings, RANKINGS) as write:
         for member in params.collaborative.members:
-            score = scorer(member, table, encoder, known, items=items, params=params)
+            score = scorer(member, table, fitted, items=items, params=params)
             for split in ("valid", "test"):
                 found = histories(table, split=split, max_history=params.corpus.max_history)
                 seen = histories(table, split=split, max_history=table.height) if params.decode.exclude_seen else None
@@ -71,22 +72,21 @@ def als_factors(table: pl.DataFrame, *, items: int, params: Params) -> pl.DataFr
     return item_factors(fit_als(table, items=items, settings=AlsSettings(**params.als.model_dump()), seed=params.seed))
 
 
+def slist_strengths(table: pl.DataFrame, *, items: int, params: Params) -> pl.DataFrame:
+    """Return how strongly items call for each other by SLIST; an empty table where no ranking is asked of it."""
+    if "slist" not in params.collaborative.members:
+        return pl.DataFrame(schema=STRENGTHS)
+    return strengths_table(fit_slist(table, items=items, settings=SlistSettings(**params.slist.model_dump())))
+
+
 def scorer(
-    member: str, table: pl.DataFrame, encoder: Path, factors: pl.DataFrame, *, items: int, params: Params
+    member: str, table: pl.DataFrame, fitted: Fitted, *, items: int, params: Params
 ) -> Callable[[Histories], Floats]:
     """Return what gives histories the scores (B, N) of all items by the system that member names."""
-    if member == "itemknn":
-        weights = Weights(**params.itemknn.model_dump())
-        return partial(transition_scores, transition_matrix(table, items=items, weights=weights), weights=weights)
-    if member == "als":
-        return partial(als_scores, als_of(factors, settings=AlsSettings(**params.als.model_dump())))
     if member == "bpr":
         bpr = BprSettings(**params.bpr.model_dump())
         return partial(bpr_scores, fit_bpr(table, items=items, settings=bpr, seed=params.seed))
-    from tessera.recommender.sequence_encoder import load_encoder, sequence_scores
-
-    trained = load_encoder(encoder, kind=member, items=items, max_history=params.corpus.max_history)
-    return partial(sequence_scores, trained.to(torch_device(params.device)))
+    return scorer_of(member, fitted, items=items, params=params)
 
 
 if __name__ == "__main__":

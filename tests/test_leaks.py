@@ -10,6 +10,7 @@ import pytest
 from tessera.items.filtering import in_order, numbered
 from tessera.items.splits import leave_one_out, points_in_time, split_by_time, without_training
 from tessera.recommender.corpus import histories, samples
+from tessera.recommender.linear import SlistSettings, fit_slist
 from tessera.recommender.popularity import rank_by_popularity
 from tessera.recommender.sequence_fitting import training_windows
 from tessera.recommender.transitions import Weights, transition_matrix
@@ -20,6 +21,7 @@ MARKER = ITEMS  # known to the catalogue alone
 CODES = {"text": np.arange(ITEMS + 1, dtype=np.uint16)[:, np.newaxis]}
 TASKS = parse_tasks(["history text -> text"], ["text"])
 WEIGHTS = Weights(reach=10, decay=0.5, reverse=0.7, column_power=0.1, row_power=0.5, recency=0.5)
+SLIST = SlistSettings(alpha=0.75, regularisation=1.0, decay=0.7, recency=0.9)
 
 
 def shop():
@@ -59,6 +61,10 @@ def transitions(table):
     return transition_matrix(table, items=ITEMS + 1, weights=WEIGHTS).toarray().tolist()
 
 
+def strengths(table):
+    return fit_slist(table, items=ITEMS + 1, settings=SLIST).toarray().tolist()
+
+
 def sequences(table):
     rows = training_windows(table, max_history=5)
     return [part.tolist() for part in rows]
@@ -68,7 +74,7 @@ def popular(table):
     return dict(rank_by_popularity(table, length=5, exclude_seen=False).select("item", "score").iter_rows())
 
 
-READERS = [t5_samples, transitions, sequences, popular]
+READERS = [t5_samples, transitions, strengths, sequences, popular]
 
 
 def marked(table, rows):

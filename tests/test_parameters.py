@@ -40,6 +40,7 @@ SASREC = {"sequence.encoder": "sasrec"}
 BERT4REC = {"sequence.encoder": "bert4rec"}
 RQ_DINO = {"image.encoder": "rq_dino", "quant.lambda_align": 0.0}
 ITEMKNN = {"collaborative.members": ["itemknn"]}
+SLIST = {"collaborative.members": ["slist"]}
 ALS = {"collaborative.members": ["als"]}
 BPR = {"collaborative.members": ["bpr"]}
 KNOBS = {
@@ -172,6 +173,10 @@ KNOBS = {
     "itemknn.column_power": Knob(1.0, ITEMKNN),
     "itemknn.row_power": Knob(0.0, ITEMKNN),
     "itemknn.recency": Knob(1.0, ITEMKNN),
+    "slist.alpha": Knob(0.2, SLIST),
+    "slist.regularisation": Knob(1.0, SLIST),
+    "slist.decay": Knob(0.1, SLIST),
+    "slist.recency": Knob(0.1, SLIST),
     "als.factors": Knob(4, ALS),
     "als.regularisation": Knob(1.0, ALS),
     "als.alpha": Knob(2.0, ALS),

@@ -36,6 +36,7 @@ RANKED = {
     "mgr_late": {"joint"},
     "mgr_late_plus": {"joint"},
     "itemknn": {"itemknn"},
+    "slist": {"slist"},
     "als": {"als"},
     "bpr": {"bpr"},
     "popularity": set(),
@@ -45,7 +46,7 @@ BOTH = {"text", "image", "ensemble"}
 
 #: Systems that need no epochs to tell more than popularity. The others learn too little on so small a shop, but they
 #: begin to: what the whole demo shop shows of them is held to the README by tests/test_measured_tables.py.
-AT_ONCE = {"itemknn", "als", "bpr"}
+AT_ONCE = {"itemknn", "slist", "als", "bpr"}
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ ITSELF = {
     "tiger": assert_text_alone_has_ids,
     "mgr_early": assert_an_item_has_one_id,
     "mgr_late_plus": assert_an_alignment_came_before,
-    **dict.fromkeys(["popularity", "itemknn", "sasrec", "bert4rec"], assert_the_road_is_the_same_without_ids),
+    **dict.fromkeys(["popularity", "itemknn", "slist", "sasrec", "bert4rec"], assert_the_road_is_the_same_without_ids),
 }
 
 

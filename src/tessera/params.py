@@ -313,6 +313,15 @@ class ItemKnn(Section):
     recency: NotNegative
 
 
+class Slist(Section):
+    """rank_collaborative, for the member slist."""
+
+    alpha: Share
+    regularisation: Positive
+    decay: BelowOne
+    recency: NotNegative
+
+
 class Als(Section):
     """rank_collaborative, for the member als."""
 
@@ -334,7 +343,7 @@ class Bpr(Section):
 class Collaborative(Section):
     """rank_collaborative."""
 
-    members: list[Literal["itemknn", "als", "bpr", "sasrec", "bert4rec"]]
+    members: list[Literal["itemknn", "slist", "als", "bpr", "sasrec", "bert4rec"]]
     tokens: PositiveInt
 
 
@@ -378,6 +387,7 @@ class Params(Section):
     decode: Decode
     collaborative: Collaborative
     itemknn: ItemKnn
+    slist: Slist
     als: Als
     bpr: Bpr
     eval: Eval

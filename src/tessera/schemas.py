@@ -107,6 +107,9 @@ RANKINGS: Schema = {
     "score": pl.Float32,
 }
 
+#: rank_collaborative: how strongly each item calls for each other by SLIST, sorted; no rows where it is no member.
+STRENGTHS: Schema = {"item": pl.UInt32, "next": pl.UInt32, "strength": pl.Float64}
+
 #: evaluate: what a place in each ranking weighs where the fusion learns it, no rows otherwise. An item gets `held` for
 #: being in a list, and `score` for each unit of its score above the list's lowest.
 WEIGHTS: Schema = {"modality": pl.String, "score": pl.Float64, "held": pl.Float64}

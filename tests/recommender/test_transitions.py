@@ -15,8 +15,9 @@ from tessera.items.splits import leave_one_out
 from tessera.recommender.corpus import histories
 from tessera.recommender.lists import IMPOSSIBLE, rank_histories, rankings_table
 from tessera.recommender.metrics import measure, ranks_by_ranking
+from tessera.recommender.strengths import strength_scores
 from tessera.recommender.targets import find_targets, target_ranks
-from tessera.recommender.transitions import Weights, transition_matrix, transition_scores
+from tessera.recommender.transitions import Weights, transition_matrix
 from tests.recommender.test_popularity import interactions
 
 USUAL = Weights(reach=10, decay=0.5, reverse=0.7, column_power=0.1, row_power=0.5, recency=0.5)
@@ -49,7 +50,7 @@ def test_scores_by_hand():
     shop = interactions({0: [0, 1, 2, 3, 4, 4], 1: [1, 2, 4, 4], 2: [0, 1, 4, 4], 3: [3, 4, 4]})
     matrix = transition_matrix(shop.filter(pl.col("user") < 2), items=5, weights=PLAIN)
     found = histories(shop, split="valid", max_history=20)
-    scores = transition_scores(matrix, found.block(slice(2, 4)), weights=PLAIN)
+    scores = strength_scores(matrix, found.block(slice(2, 4)), recency=PLAIN.recency)
     assert np.exp(scores[0]) == pytest.approx(np.array([0, 0.5, 2.25, 0.5, 0]) / 3.25)
     assert scores[1].tolist() == [IMPOSSIBLE] * 5  # nothing follows item 3
 
@@ -93,7 +94,7 @@ def test_twin(lists, weights, max_history):
     shop, strengths = interactions(sequences), counted_plainly(sequences, weights)
     matrix = transition_matrix(shop, items=8, weights=weights)
     for split, left in (("valid", 2), ("test", 1)):
-        scores = transition_scores(matrix, histories(shop, split=split, max_history=max_history), weights=weights)
+        scores = strength_scores(matrix, histories(shop, split=split, max_history=max_history), recency=weights.recency)
         for row, items in zip(scores, sequences.values(), strict=True):
             expected = scored_plainly(items[:-left][-max_history:], strengths, weights)
             assert {item: row[item] for item in np.flatnonzero(row > IMPOSSIBLE)} == pytest.approx(expected)
@@ -114,7 +115,7 @@ def test_known_figures_of_instruments(shared_data):
     tables = []
     for split in ("valid", "test"):
         found = histories(shop, split=split, max_history=20)
-        score = partial(transition_scores, matrix, weights=USUAL)
+        score = partial(strength_scores, matrix, recency=USUAL.recency)
         lists = rank_histories(score, found, items=6250, length=10)
         tables.append(rankings_table(*lists, users=pl.Series(found.users), split=split, modality="itemknn"))
     ranks = ranks_by_ranking(target_ranks(pl.concat(tables), find_targets(shop)))

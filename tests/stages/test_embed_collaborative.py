@@ -56,6 +56,7 @@ def rank(tmp_path, params_file):
             encoder=tmp_path / "encoder",
             rankings=tmp_path / "rankings.parquet",
             factors=tmp_path / "factors.parquet",
+            strengths=tmp_path / "strengths.parquet",
             metrics=tmp_path / "rank.json",
             params_file=params_file(SMALL | changes),
         )

@@ -12,7 +12,8 @@ from tessera.artifacts import read_table, write_table
 from tessera.params import load_params
 from tessera.recommender.corpus import histories
 from tessera.recommender.factors import AlsSettings, als_of, als_scores
-from tessera.schemas import INTERACTIONS, RANKINGS, VECTORS
+from tessera.recommender.strengths import strength_scores, strengths_in
+from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, VECTORS
 from tests.pipeline_runs import ROOT
 from tests.recommender.conftest import circle_interactions
 
@@ -31,6 +32,7 @@ def rank(tmp_path, params_file):
             encoder=tmp_path / "none",
             rankings=tmp_path / "rankings.parquet",
             factors=tmp_path / "factors.parquet",
+            strengths=tmp_path / "strengths.parquet",
             metrics=tmp_path / "metrics.json",
             params_file=params_file({"collaborative.members": ["itemknn"], "decode.beams": 5, **(changes or {})}),
         )
@@ -81,6 +83,19 @@ def test_the_factors_of_als_are_written_and_no_others(rank, tmp_path):
     assert best["item"].to_list() == scores.argmax(axis=1).tolist()
     rank({"collaborative.members": ["bpr"]})
     assert read_table(tmp_path / "factors.parquet", VECTORS).is_empty()
+
+
+def test_the_strengths_of_slist_are_written_and_no_others(rank, tmp_path):
+    """With them alone and a history, the list is the one of the run."""
+    rankings, _ = rank({"collaborative.members": ["itemknn", "slist"], "corpus.max_history": 4})
+    strengths = strengths_in(read_table(tmp_path / "strengths.parquet", STRENGTHS), items=ITEMS)
+    assert strengths.nnz > ITEMS
+    recency = load_params(tmp_path / "params.yaml").slist.recency
+    scores = strength_scores(strengths, histories(SHOP, split="test", max_history=4), recency=recency)
+    best = rankings.filter(split="test", modality="slist", rank=1).sort("user")
+    assert best["item"].to_list() == scores.argmax(axis=1).tolist()
+    rank({"collaborative.members": ["itemknn"]})
+    assert read_table(tmp_path / "strengths.parquet", STRENGTHS).is_empty()
 
 
 def test_a_factorisation_is_loaded_where_it_is_asked_for_alone(tmp_path):

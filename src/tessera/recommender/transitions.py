@@ -1,20 +1,16 @@
 """What comes next by counting, with nothing learned: how often one item follows another, weighted by their distance.
 
 A sober floor for every trained system: it takes seconds, and a trained one has to be clearly better. No paper
-publishes it. Letters: B users of a block, N items, T training interactions.
+publishes it. Letters: N items, T training interactions.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from scipy import sparse
 
-from tessera.recommender.corpus import Histories
-from tessera.recommender.lists import Floats, log_shares
-
-#: A sparse matrix of SciPy.
-Sparse = Any
+from tessera.recommender.strengths import Sparse
 
 
 class Weights(NamedTuple):
@@ -52,18 +48,3 @@ def transition_matrix(interactions: pl.DataFrame, *, items: int, weights: Weight
     held_back = both @ sparse.diags_array((both.sum(axis=0) + 1) ** -weights.column_power)
     sums = held_back.sum(axis=1)
     return sparse.diags_array(np.power(sums, -weights.row_power, where=sums > 0, out=np.zeros(items))) @ held_back
-
-
-def transition_scores(matrix: Sparse, found: Histories, *, weights: Weights) -> Floats:
-    """Return the log-shares (B, N) of each item in what the histories of found call for, as matrix (N, N) says.
-
-    An item's strength is the sum of its column over the items of the history, each step back from the last at
-    `recency` of the step before; its share is that of the strength of all items. What nothing calls for is IMPOSSIBLE.
-    """
-    ends = np.cumsum(found.lengths)
-    back = np.repeat(ends, found.lengths) - 1 - np.arange(ends[-1] if len(ends) else 0)
-    history = sparse.csr_array(
-        (weights.recency ** back.astype(np.float64), found.before, np.concatenate([[0], ends])),
-        shape=(len(found.lengths), matrix.shape[0]),
-    )
-    return log_shares((history @ matrix).toarray())

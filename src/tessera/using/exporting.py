@@ -1,7 +1,7 @@
 """Write a model as a folder that needs no run any more: model, IDs, vocabulary, items, encoders, and a card.
 
-Who took what stays behind. The collaborative members of the ensemble go along: the sequence encoder and the
-items' factors as they are, and of itemknn the strengths that it counted.
+Who took what stays behind. The collaborative members of the ensemble go along: the sequence encoder, the items'
+factors and the strengths of slist as they are, and of itemknn the strengths that it counted.
 """
 
 import shutil
@@ -15,9 +15,10 @@ from tessera.artifacts import read_json, whole_folder, write_json, write_table
 from tessera.errors import CheckpointError
 from tessera.measures import FINAL, rankings_in
 from tessera.params import Params
-from tessera.schemas import IDS, ITEMS, VECTORS
+from tessera.recommender.strengths import strengths_table
+from tessera.schemas import IDS, ITEMS, STRENGTHS, VECTORS
 from tessera.using.parts import EXPORT, FORMAT, MANIFEST, sizes_of
-from tessera.using.recommender import SALES, TRANSITIONS, Recommender, transitions_of
+from tessera.using.recommender import SALES, Recommender, transitions_of
 from tessera.using.shop import Shop
 
 #: Parts that are copied as they are.
@@ -55,9 +56,10 @@ def write_export(recommender: Recommender, folder: Path) -> None:
             write_table(partial / EXPORT[f"{modality}_vectors"], shop.vectors(modality), VECTORS)
         write_table(partial / EXPORT["popularity"], _sales(recommender), SALES)
         if "itemknn" in shop.params.collaborative.members:
-            write_table(partial / EXPORT["transitions"], _transitions(shop), TRANSITIONS)
-        if "als" in shop.params.collaborative.members:
-            _copy(shop.parts["als_factors"], partial / EXPORT["als_factors"])
+            write_table(partial / EXPORT["transitions"], strengths_table(transitions_of(shop)), STRENGTHS)
+        for member, name in (("als", "als_factors"), ("slist", "slist_strengths")):
+            if member in shop.params.collaborative.members:
+                _copy(shop.parts[name], partial / EXPORT[name])
         (partial / "README.md").write_text(card(shop, metrics))
         write_json(partial / MANIFEST, {"format": FORMAT, "trained": shop.trained, "files": sizes_of(partial)})
 
@@ -123,10 +125,3 @@ def _copy(source: Path, target: Path) -> None:
 def _sales(recommender: Recommender) -> pl.DataFrame:
     items = recommender.shop.items["item"]
     return pl.DataFrame({"item": items, "interactions": recommender.sales.astype(np.uint32)})
-
-
-def _transitions(shop: Shop) -> pl.DataFrame:
-    strengths = transitions_of(shop).tocoo()
-    item, following = strengths.coords
-    columns = {"item": item.astype(np.uint32), "next": following.astype(np.uint32), "strength": strengths.data}
-    return pl.DataFrame(columns).sort("item", "next")

@@ -20,29 +20,28 @@ from transformers import T5ForConditionalGeneration
 from tessera.artifacts import read_table
 from tessera.errors import DataError
 from tessera.items.progress import Progress, silently
-from tessera.params import Params
 from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories, history_sources
-from tessera.recommender.factors import AlsSettings, als_of, als_scores
 from tessera.recommender.fusion import Weight, fuse, weights_in
 from tessera.recommender.lists import Floats, rank_histories, rankings_table
+from tessera.recommender.members import Fitted, scorer_of
 from tessera.recommender.model import load_model
 from tessera.recommender.popularity import POPULARITY
 from tessera.recommender.ranking import rank
-from tessera.recommender.transitions import Sparse, Weights, transition_matrix, transition_scores
+from tessera.recommender.strengths import Sparse, strengths_in
+from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.trie import build_trie
 from tessera.recommender.vocabulary import Task
 from tessera.runtime import torch_device
-from tessera.schemas import INTERACTIONS, RANKINGS, VECTORS, WEIGHTS, Schema
+from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, VECTORS, WEIGHTS, Schema
 from tessera.using.keys import unknown_key
 from tessera.using.shop import Shop, load_shop
 
 #: What is ranked here comes next, as in the test split.
 SPLIT: Final = "test"
 
-#: An export has, in the place of interactions: how often each item was taken, and how strongly it calls for another.
+#: An export has, in the place of interactions, how often each item was taken.
 SALES: Schema = {"item": pl.UInt32, "interactions": pl.UInt32}
-TRANSITIONS: Schema = {"item": pl.UInt32, "next": pl.UInt32, "strength": pl.Float64}
 
 #: What `Recommender.table` returns; `user` is the place of the history.
 RECOMMENDATIONS: Schema = {
@@ -277,7 +276,7 @@ def rankers_of(shop: Shop, *, device: str | None = None) -> list[Ranker]:
         model = load_model(shop.parts["checkpoint"], shop.words, shop.trained_tokens).to(where)
         rankers += [IdRanker(task, shop, model) for task in shop.words.tasks if task.is_recommendation]
     for member in params.collaborative.members:
-        score = _scorer(member, shop, device=where)
+        score = _scorer(member, shop, device=device)
         length = params.decode.beams
         rankers.append(
             ScoreRanker(member, score, known=shop.trained, length=length, tokens=params.collaborative.tokens)
@@ -285,39 +284,31 @@ def rankers_of(shop: Shop, *, device: str | None = None) -> list[Ranker]:
     return rankers
 
 
-def _scorer(member: str, shop: Shop, *, device: torch.device) -> Callable[[Histories], Floats]:
+def _scorer(member: str, shop: Shop, *, device: str | None) -> Callable[[Histories], Floats]:
     if member == "bpr":
         raise DataError(
             "collaborative.members: expected others than bpr, found it: it knows the users of the run by their own "
             "factors, and cannot recommend after a history"
         )
-    if member == "itemknn":
-        return partial(transition_scores, transitions_of(shop), weights=weights_of(shop.params))
-    if member == "als":
-        settings = AlsSettings(**shop.params.als.model_dump())
-        return partial(als_scores, als_of(read_table(shop.parts["als_factors"], VECTORS), settings=settings))
-    from tessera.recommender.sequence_encoder import load_encoder, sequence_scores
-
-    reads = shop.params.corpus.max_history
-    trained = load_encoder(shop.parts["sequence_encoder"], kind=member, items=shop.trained, max_history=reads)
-    return partial(sequence_scores, trained.to(device))
-
-
-def weights_of(params: Params) -> Weights:
-    """Return how transitions count."""
-    return Weights(**params.itemknn.model_dump())
+    fitted = Fitted(
+        lambda name: transitions_of(shop) if name == "itemknn" else _strengths(shop, "slist_strengths"),
+        lambda: read_table(shop.parts["als_factors"], VECTORS),
+        shop.parts["sequence_encoder"],
+    )
+    return scorer_of(member, fitted, items=shop.trained, params=shop.params, device=device)
 
 
 def transitions_of(shop: Shop) -> Sparse:
     """Return how strongly each item calls for each other (N, N): counted from a run's interactions, or exported."""
-    from scipy import sparse
+    if shop.parts.is_export:
+        return _strengths(shop, "transitions")
+    interactions = read_table(shop.parts["interactions"], INTERACTIONS)
+    weights = Weights(**shop.params.itemknn.model_dump())
+    return transition_matrix(interactions, items=shop.trained, weights=weights)
 
-    if not shop.parts.is_export:
-        interactions = read_table(shop.parts["interactions"], INTERACTIONS)
-        return transition_matrix(interactions, items=shop.trained, weights=weights_of(shop.params))
-    table = read_table(shop.parts["transitions"], TRANSITIONS)
-    places = (table["item"].to_numpy(), table["next"].to_numpy())
-    return sparse.csr_array((table["strength"].to_numpy(), places), shape=(shop.trained, shop.trained))
+
+def _strengths(shop: Shop, part: str) -> Sparse:
+    return strengths_in(read_table(shop.parts[part], STRENGTHS), items=shop.trained)
 
 
 def sales_of(shop: Shop) -> Floats:
