@@ -71,10 +71,11 @@ SETTINGS = st.builds(
 
 
 @settings(deadline=None)
-@given(sequences=SEQUENCES, chosen=SETTINGS, block=st.sampled_from([1, 24, 10**6]))
-def test_it_is_the_least_squares_of_each_item(sequences, chosen, block):
+@given(sequences=SEQUENCES, chosen=SETTINGS, block=st.sampled_from([1, 24, 10**6]), tile=st.sampled_from([1, 3, 128]))
+def test_it_is_the_least_squares_of_each_item(sequences, chosen, block, tile):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "ENTRIES", block)
+        patch.setattr(linear, "TILE", tile)
         patch.setattr(linear, "SMALLEST", 0.0)
         found = fit_slist(interactions(sequences), items=8, settings=chosen).toarray()
     assert found == pytest.approx(solved_plainly(sequences, 8, chosen), abs=1e-5)

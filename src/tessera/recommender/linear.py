@@ -33,6 +33,9 @@ NEGLIGIBLE: Final = 1e-6
 #: Entries of B computed at one time: 128 MiB of them.
 ENTRIES: Final = 2**24
 
+#: Side of the squares that are mirrored at one time, which stay in a core's own cache.
+TILE: Final = 128
+
 
 class SlistSettings(NamedTuple):
     """How B is fitted, and what a history counts for."""
@@ -75,7 +78,7 @@ def fit_slist(interactions: pl.DataFrame, *, items: int, settings: SlistSettings
     inverse[np.diag_indices(items)] += settings.regularisation
     _invert(inverse)
     wanted = (together + (1 - settings.alpha) * after).T.tocsr()
-    return sparse.vstack(list(_columns(inverse, wanted))).T.tocsr()
+    return sparse.vstack(list(_columns(inverse.T, wanted))).T.tocsr()  # symmetric, and so in row order
 
 
 def _together(users: Integers, sequence: Integers, *, items: int) -> Sparse:
@@ -114,11 +117,12 @@ def _invert(matrix: Floats) -> None:
     """Put its inverse in the place of a positive definite matrix (N, N) in column order, with no other of its size."""
     lapack.dpotrf(matrix, lower=True, overwrite_a=True)
     lapack.dpotri(matrix, lower=True, overwrite_c=True)
-    size = max(1, ENTRIES // len(matrix))
-    for start in range(0, len(matrix), size):  # LAPACK leaves the upper triangle as it was
-        here = slice(start, start + size)
+    for start in range(0, len(matrix), TILE):  # LAPACK leaves the upper triangle as it was
+        here = slice(start, start + TILE)
         matrix[here, here] = np.tril(matrix[here, here]) + np.tril(matrix[here, here], -1).T
-        matrix[here, start + size :] = matrix[start + size :, here].T
+        for other in range(start + TILE, len(matrix), TILE):
+            there = slice(other, other + TILE)
+            matrix[here, there] = matrix[there, here].T
 
 
 def _columns(inverse: Floats, wanted: Sparse) -> Iterator[Sparse]:
