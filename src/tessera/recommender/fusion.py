@@ -72,15 +72,15 @@ def fuse(rankings: pl.DataFrame, *, rule: Rule, weights: Mapping[str, Weight] | 
             f"fusion: expected a weight of each ranking that is fused, found none of {', '.join(unknown)} "
             f"among those of {', '.join(sorted(known)) or 'none'}"
         )
-    blocks = rankings.with_columns(block=pl.col("user") // USERS_AT_ONCE)
-    parts = blocks.partition_by("split", "block", as_dict=True)
-    fused = [
-        _fused(parts[split, block], rule, known).with_columns(split=pl.lit(split), modality=pl.lit(ENSEMBLE))
-        for split, block in sorted(parts)
-    ]
-    if not fused:
-        return rankings.clear()
-    return pl.concat(fused).select(rankings.columns).cast(rankings.schema)
+    fused = [rankings.clear()]
+    for split in rankings["split"].unique().sort():
+        of_split = rankings.filter(pl.col("split") == split)
+        block = of_split["user"] // USERS_AT_ONCE
+        for number in block.unique().sort():
+            part = _fused(of_split.filter(block == number), rule, known)
+            named = part.with_columns(split=pl.lit(split), modality=pl.lit(ENSEMBLE))
+            fused.append(named.select(rankings.columns).cast(rankings.schema))
+    return pl.concat(fused)
 
 
 def weights_table(weights: Mapping[str, Weight]) -> pl.DataFrame:
