@@ -13,8 +13,8 @@ from tessera.artifacts import read_table, whole_file, write_json
 from tessera.items.fetching import picture_files
 from tessera.items.filtering import dense_interactions
 from tessera.items.locks import one_at_a_time
-from tessera.items.picture_parts import PASSING, fetch_parts, fingerprint, merge, none_found, summed_up, wanted_pictures
-from tessera.items.pictures import Limits
+from tessera.items.picture_parts import fetch_parts, fingerprint, merge, none_found, summed_up, wanted_pictures
+from tessera.items.pictures import PASSING, Limits
 from tessera.items.web import Patience
 from tessera.params import PARAMS_FILE, load_params
 from tessera.places import at_home, warn_unless_watched

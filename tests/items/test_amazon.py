@@ -119,6 +119,7 @@ def test_metadata_of_2014_are_python(tmp_path: Path):
         (b"{'a'", None),
         (b"['a']", None),
         (b"{'a': " + b"[" * 5000 + b"]" * 5000 + b"}", None),
+        (b"{{'a': 'B1'}}", None),
         (b"", None),
     ],
 )

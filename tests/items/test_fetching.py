@@ -241,6 +241,27 @@ def test_a_host_that_refuses_all_is_left_until_it_is_asked_anew(server: Server, 
     assert server.times_asked("x") == 3
 
 
+def test_errors_of_an_address_are_no_refusal_of_the_host(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fetching, "REFUSED", 2)
+    server.url("x", *[Reply(status=405)] * 4, Reply(RED))
+    with Fetcher(files={}, root=None, limits=LIMITS, patience=PATIENCE, workers=1) as fetcher:
+        tried = [fetcher.fetch("B1", [server.url("x")]) for _ in range(5)]
+    assert [each.status for each in tried] == [*["http_error"] * 4, "ok"]
+
+
+def test_a_failure_that_may_pass_is_told_whichever_address_it_was(fetch, server: Server):
+    gone, busy = server.url("gone", Reply(status=404)), server.url("busy", *[Reply(status=503)] * 9)
+    assert fetch(gone, busy).status == "http_error"
+    assert fetch(gone, "data:,none").status == "not_found"
+
+
+def test_files_are_found_by_endings_of_either_case(tmp_path: Path):
+    for name in ("B1.JPG", "B2.Gif", "B3.bmp", "B4.PNG", "B4.png"):
+        (tmp_path / name).write_bytes(BLUE)
+    found = {key: path.name for key, path in picture_files(tmp_path).items()}
+    assert found == {"B1": "B1.JPG", "B2": "B2.Gif", "B3": "B3.bmp", "B4": "B4.png"}
+
+
 def test_a_network_that_is_not_there_is_an_error(server: Server):
     with Fetcher(files={}, root=None, limits=LIMITS, patience=PATIENCE, workers=1) as fetcher:
         fetcher.check_network(few=1)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tessera.errors import SourceError
+from tessera.items import folder
 from tessera.items.folder import read_folder, read_interactions, read_items
 
 ROWS = {"user": ["ann", "bob"], "item": [1, 2], "timestamp": [964982703, 964981247], "rating": [4.0, 3.5]}
@@ -133,6 +134,26 @@ def test_items_whose_cells_do_not_fit_the_header_are_counted(tmp_path: Path):
     assert found.counts["malformed"]["no_record"] == 4
     with pytest.raises(SourceError, match=r"items.csv: .* 0.6667 of 6 lines; most often no_record: 4, first in line 3"):
         read_items(tmp_path, reviewed=pl.Series(["1"]), max_malformed=0.5)
+
+
+def test_csv_of_more_bytes_than_its_reader_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, "interactions.csv", pl.DataFrame(ROWS))
+    monkeypatch.setattr(folder, "LARGEST_CSV", 20)
+    with pytest.raises(
+        SourceError, match=r"interactions.csv: expected at most 2 GiB as CSV, found [0-9]+ bytes; write"
+    ):
+        read_interactions(tmp_path, max_malformed=0.0)
+
+
+def test_a_header_whose_quote_never_ends(tmp_path: Path):
+    (tmp_path / "interactions.csv").write_text('"user,item,timestamp\n' + "u1,i1,5\n" * 30_000)
+    with pytest.raises(SourceError, match=r"interactions.csv: expected CSV with a header: field larger than"):
+        read_interactions(tmp_path, max_malformed=0.0)
+
+
+def test_a_value_that_is_no_number_is_none_in_json_lines(tmp_path: Path):
+    found = items(tmp_path, "items.jsonl", '{"item": 1, "title": NaN, "description": "told", "image": NaN}\n')
+    assert found.rows() == [("1", "", "told", [], [])]
 
 
 @pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])

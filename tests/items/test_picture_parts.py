@@ -12,7 +12,6 @@ from pyarrow import parquet
 from tessera.errors import SourceError
 from tessera.items import picture_parts
 from tessera.items.picture_parts import (
-    PASSING,
     SCHEMA,
     STATUSES,
     fetch_parts,
@@ -21,7 +20,7 @@ from tessera.items.picture_parts import (
     summed_up,
     wanted_pictures,
 )
-from tessera.items.pictures import Limits, normalised
+from tessera.items.pictures import PASSING, Limits, normalised
 from tessera.items.web import Patience
 from tessera.schemas import IMAGES
 from tests.serving import Reply, Server, serving
@@ -148,6 +147,24 @@ def test_no_network_at_all_is_an_error_and_a_dead_link_is_not(fetch, tmp_path: P
     (tmp_path / "B1.png").write_bytes(picture(1))
     found = table(fetch(one_dead, root=tmp_path, parts=tmp_path / "others"))
     assert found["status"].to_list() == ["unreachable", "ok"]
+
+
+def test_a_dead_link_alone_is_tried_again(fetch, server: Server):
+    """What is kept of the run before tells that there is a network."""
+    dead = pl.DataFrame({"key": ["Z"], "pictures": [["http://127.0.0.1:9/dead.jpg"]]})
+    wanted = pl.concat([wanted_from(server), dead])
+    first, again = (table(fetch(wanted))["status"].to_list() for _ in range(2))
+    assert first == again == [*["ok"] * len(KEYS), "unreachable"]
+
+
+def test_a_network_that_is_gone_by_now_is_an_error(fetch, server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(picture_parts, "UNANSWERED", 2)
+    fetch(wanted_from(server))
+    more = pl.DataFrame({"key": ["X", "Y", "Z"], "pictures": [["http://127.0.0.1:9/x"]] * 3})
+    for key in KEYS:
+        server.url(key, Reply(drops=True))
+    with pytest.raises(SourceError, match="is there a network"):
+        fetch(pl.concat([wanted_from(server), more]))
 
 
 def test_a_dead_network_is_noticed_after_the_first_part(fetch, monkeypatch: pytest.MonkeyPatch):

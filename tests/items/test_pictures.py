@@ -1,12 +1,15 @@
 import io
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
+from tessera.items import pictures
 from tessera.items.pictures import Limits, Picture, UnusableError, normalised
 
 LIMITS = Limits(max_bytes=1_000_000, max_pixels=100_000, min_side=16, longest_side=64, quality=90)
@@ -81,6 +84,50 @@ def test_stands_upright():
     assert (picture.width, picture.height) == (20, 40)
     assert near(colour(picture, (10, 5)), (254, 0, 0))
     assert near(colour(picture, (10, 35)), (0, 0, 254))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_the_library_turns_it(orientation):
+    image = noise().crop((0, 0, 40, 24))
+    marked = Image.Exif()
+    marked[ExifTags.Base.Orientation] = orientation
+    content = encoded(image, exif=marked.tobytes())
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert normalised(content, limits=LIMITS) == normalised(encoded(expected), limits=LIMITS)
+
+
+def test_tags_that_are_no_orientation_may_be_broken():
+    width_as_text = struct.pack("<HHI4s", ExifTags.Base.ImageWidth, 2, 4, b"wid")
+    orientation = struct.pack("<HHIHH", ExifTags.Base.Orientation, 3, 1, 6, 0)
+    tags = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width_as_text + orientation + b"\0" * 4
+    image = Image.open(io.BytesIO(encoded(Image.new("RGB", (40, 20), "red"), "JPEG", exif=tags)))
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(image)
+    picture = normalised(encoded(Image.new("RGB", (40, 20), "red"), "JPEG", exif=tags), limits=LIMITS)
+    assert (picture.width, picture.height) == (20, 40)
+
+
+def test_large_pictures_are_decoded_one_at_a_time_and_no_otherwise(monkeypatch: pytest.MonkeyPatch):
+    content = encoded(noise())
+    alone = normalised(content, limits=LIMITS)
+    monkeypatch.setattr(pictures, "MANY_PIXELS", 1)
+    decoding, most = 0, 0
+    decode = pictures._upright_rgb
+
+    def counted(image):
+        nonlocal decoding, most
+        decoding += 1
+        most = max(most, decoding)
+        time.sleep(0.01)
+        try:
+            return decode(image)
+        finally:
+            decoding -= 1
+
+    monkeypatch.setattr(pictures, "_upright_rgb", counted)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: normalised(content, limits=LIMITS), range(8))) == [alone] * 8
+    assert most == 1
 
 
 def test_carries_nothing_but_the_picture():

@@ -134,7 +134,7 @@ def parse_literal(line: bytes) -> Record | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes such as \\d, of which the texts are full
             record = ast.literal_eval(line.replace(b"\0", b"").decode(errors="replace").strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
         return parse_json(line)
     return record if isinstance(record, dict) else None
 

@@ -95,7 +95,7 @@ def download(
 
 def cache_name(url: str) -> str:
     """Return the name of url's copy: a digest of url, and the name that it ends with for the reader."""
-    name = re.sub(r"[^\w.-]", "_", unquote(_last_name(url)))[-LONGEST_NAME:]
+    name = re.sub(r"[^\w.-]", "_", unquote(_last_name(url)), flags=re.ASCII)[-LONGEST_NAME:]
     return f"{hashlib.sha256(url.encode()).hexdigest()[:DIGEST_LETTERS]}-{name}"
 
 

@@ -1,11 +1,12 @@
 """Fetch the picture of an item: from a file, from a `data:` URL, from the web.
 
 What an item names is tried in its order, the best first, until one gives a usable picture. Where none does, the
-status is that of the first, and the detail tells of all.
+status is that of the first which another run may get, else that of the first, and the detail tells of all.
 """
 
 import base64
 import binascii
+import contextlib
 import os
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from tessera.errors import SourceError
-from tessera.items.pictures import Limits, Picture, Status, UnusableError, normalised
+from tessera.items.pictures import PASSING, Limits, Picture, Status, UnusableError, normalised
 from tessera.items.web import (
     PassingError,
     Patience,
@@ -28,14 +29,14 @@ from tessera.items.web import (
     tries,
 )
 
-#: A picture file of an item is called by its key and one of these, the first that is there.
-FILE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+#: A picture file of an item is called by its key and one of these, in letters of either case, the first that is there.
+FILE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 #: So many time-outs long a server may take over one picture, if it sends a byte now and then.
 TIMEOUTS_A_PICTURE = 10
 
 #: A host that has never answered is asked for so many pictures, and then for no more; so is one that has refused so
-#: many in a row with an error of its own, each after all the retries.
+#: many in a row with an error of its own, each after all the retries. Errors of an address, as 405, do not count.
 UNANSWERED = 10
 REFUSED = 30
 
@@ -66,7 +67,7 @@ def picture_files(folder: Path) -> dict[str, Path]:
     names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
     files: dict[str, Path] = {}
     for suffix in reversed(FILE_SUFFIXES):
-        files |= {name.removesuffix(suffix): folder / name for name in names if name.endswith(suffix)}
+        files |= {name[: -len(suffix)]: folder / name for name in sorted(names) if name.lower().endswith(suffix)}
     return files
 
 
@@ -83,6 +84,7 @@ class Fetcher:
         self.client = new_client(patience, connections=workers)
         self.hosts = _Hosts()
         self.found_nothing = True
+        self.known: str | None = None  # an address on the web that gave a picture to an earlier run
 
     def __enter__(self) -> "Fetcher":
         return self
@@ -92,11 +94,18 @@ class Fetcher:
 
     def check_network(self, *, few: int) -> None:
         """Raise SourceError where a few addresses or more were asked for and no server has answered."""
-        if self.hosts.unanswered.total() >= few and not self.hosts.answered:
+        if self.hosts.unanswered.total() >= few and not self.hosts.answered and not self._answers_again():
             raise SourceError(
                 f"pictures: expected an answer of at least one server, found none for {self.hosts.unanswered.total()} "
                 f"addresses at {', '.join(sorted(self.hosts.unanswered))}; is there a network?"
             )
+
+    def _answers_again(self) -> bool:
+        """Whether a server that answered an earlier run still does."""
+        if self.known is not None:
+            with contextlib.suppress(UnusableError):
+                self._of_web(self.known)
+        return bool(self.hosts.answered)
 
     def fetch(self, key: str, pictures: Sequence[str]) -> Tried:
         """Return the first usable picture of the item."""
@@ -111,7 +120,9 @@ class Fetcher:
                 return Tried(picture, "ok", name)
         if not failures:
             return Tried(None, "missing", "the source names no picture")
-        return Tried(None, failures[0][0], "; ".join(detail for _, detail in failures))
+        statuses = [status for status, _ in failures]
+        status = next((each for each in statuses if each in PASSING), statuses[0])
+        return Tried(None, status, "; ".join(detail for _, detail in failures))
 
     def _candidates(self, key: str, pictures: Sequence[str]) -> Iterator[tuple[Path | str, str]]:
         """Yield where to look, and what to call it."""
@@ -155,7 +166,7 @@ class Fetcher:
             content = tries(self.patience)(self._one_try, url)
         except (PassingError, RefusedError) as error:
             self.hosts.note(host, has_answered=error.reason not in ("timeout", "unreachable"))
-            self.hosts.note_refusal(host, is_one=error.reason == "http_error")
+            self.hosts.note_refusal(host, is_one=error.reason == "http_error" and error.is_of_the_host)
             raise UnusableError(error.reason, str(error)) from error
         self.hosts.note_refusal(host, is_one=False)
         return content

@@ -41,6 +41,9 @@ REQUIRED_OF_ITEMS = ("item", "title")
 #: How a column of dates becomes text.
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S%.3f"
 
+#: Bytes that one block of the CSV reader can not hold: quoted cells may have many lines, so that a file is one block.
+LARGEST_CSV = 2**31 - 1
+
 #: Between the categories of a cell that is no JSON list.
 CATEGORY_SEPARATOR = "|"
 
@@ -115,7 +118,7 @@ def columns_of(path: Path) -> list[str]:
         return _read_parquet(path).columns
     if path.suffix == ".csv":
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            return next(csv.reader(file), [])
+            return _header(file, path)
     return list(next((record for _, record in _record_lines(path, ()) if record), {}))
 
 
@@ -215,7 +218,7 @@ def _read_csv(path: Path) -> Cells:
     Raises SourceError where it is no CSV, or UTF-16.
     """
     text = _decoded(path)
-    header = next(csv.reader(io.StringIO(text)), [])
+    header = _header(io.StringIO(text), path)
     broken: list[int] = []
 
     def skip(row: arrow_csv.InvalidRow) -> str:
@@ -223,6 +226,8 @@ def _read_csv(path: Path) -> Cells:
         return "skip"
 
     content = text.encode()
+    if len(content) >= LARGEST_CSV:
+        raise SourceError(f"{path}: expected at most 2 GiB as CSV, found {len(content):,} bytes; write it as Parquet")
     try:
         cells = arrow_csv.read_csv(
             io.BytesIO(content),
@@ -238,6 +243,13 @@ def _read_csv(path: Path) -> Cells:
     taken = set(broken)
     places = (place for place in range(1, table.height + len(taken) + 1) if place not in taken)
     return Cells(table, pl.Series(places, dtype=pl.Int64), broken)
+
+
+def _header(lines: Iterable[str], path: Path) -> list[str]:
+    try:
+        return next(csv.reader(lines), [])
+    except csv.Error as error:
+        raise SourceError(f"{path}: expected CSV with a header: {error}") from error
 
 
 def _decoded(path: Path) -> str:

@@ -193,16 +193,21 @@ def parse_json(line: bytes) -> dict[str, Any] | None:
     """Return the object that line spells, and None where it spells none.
 
     NUL bytes, raw control characters, bytes that are not UTF-8 and halves of surrogate pairs are forgiven: they occur
-    in the texts of real dumps, and cost nothing but the character.
+    in the texts of real dumps, and cost nothing but the character. NaN and the infinities are null.
     """
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
         try:
-            record = json.loads(line.replace(b"\0", b"").decode(errors="replace"), strict=False)
+            text = line.replace(b"\0", b"").decode(errors="replace")
+            record = json.loads(text, strict=False, parse_constant=_nothing)
         except (ValueError, RecursionError):
             return None
     return record if isinstance(record, dict) else None
+
+
+def _nothing(_: str) -> None:
+    return None
 
 
 def as_text(value: Any) -> str | None:

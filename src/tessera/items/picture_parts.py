@@ -17,9 +17,6 @@ from tessera.items.web import Patience
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
-#: What another run may get all the same.
-PASSING: tuple[Status, ...] = ("timeout", "unreachable", "http_error")
-
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "key": pl.String,
     "picture": pl.Binary,
@@ -76,7 +73,10 @@ def fetch_parts(
         Fetcher(files=files, root=root, limits=limits, patience=patience, workers=workers) as fetcher,
     ):
         for path, block in progress(zip(paths, blocks, strict=True), title=f"{BLOCK} pictures each", total=len(blocks)):
-            table = _block(block, kept=_from_web(path), fetcher=fetcher, pool=pool)
+            kept = _from_web(path)
+            if kept.height:
+                fetcher.found_nothing, fetcher.known = False, kept["detail"][0]
+            table = _block(block, kept=kept, fetcher=fetcher, pool=pool)
             fetcher.check_network(few=UNANSWERED)
             partial = path.with_suffix(".partial")
             table.write_parquet(partial)

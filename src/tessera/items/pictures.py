@@ -1,9 +1,11 @@
 """One picture, from whatever bytes claim to be one to a small JPEG: checked before it is decoded, then made alike."""
 
+import contextlib
 import io
+import threading
 from typing import Literal, NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 #: What may become of a picture that was wanted.
 Status = Literal[
@@ -21,14 +23,34 @@ Status = Literal[
     "undecodable",  # no picture, or a broken one
 ]
 
+#: What another run may get all the same.
+PASSING: tuple[Status, ...] = ("timeout", "unreachable", "http_error")
+
 #: Decoders that are trusted with bytes from anywhere.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 #: 16-bit greys become 8-bit greys by this.
 GREYS_OF_16_BITS = 1 / 256
 
+#: What makes a picture upright that has this orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 #: A JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 that is at least so many times the size wanted.
 DECODED_OVERSIZE = 2
+
+
+#: Of pictures that are decoded with more pixels than this, one is in memory at a time: it may take 16 bytes a pixel.
+MANY_PIXELS = 2**22
+
+_one_large = threading.Lock()
 
 
 class Limits(NamedTuple):
@@ -69,7 +91,9 @@ def normalised(content: bytes, *, limits: Limits) -> Picture:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image, limits=limits)
-            return _encoded(_upright_rgb(image, longest_side=limits.longest_side), limits=limits)
+            image.draft(None, (limits.longest_side * DECODED_OVERSIZE,) * 2)
+            with _one_large if image.width * image.height > MANY_PIXELS else contextlib.nullcontext():
+                return _encoded(_upright_rgb(image), limits=limits)
     except UnidentifiedImageError as error:
         raise UnusableError("undecodable", f"no picture: begins with {content[:16]!r}") from error
     except UnusableError:
@@ -86,10 +110,10 @@ def _check_size(image: Image.Image, *, limits: Limits) -> None:
         raise UnusableError("too_small", f"{width} x {height} pixels, at least {limits.min_side} a side expected")
 
 
-def _upright_rgb(image: Image.Image, *, longest_side: int) -> Image.Image:
-    image.draft(None, (longest_side * DECODED_OVERSIZE,) * 2)
+def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))  # no other tag is read: many are broken
+    upright = image.transpose(turn) if turn is not None else image
     if upright.mode.startswith("I"):
         upright = upright.point(lambda grey: grey * GREYS_OF_16_BITS).convert("L")
     if upright.has_transparency_data:

@@ -47,14 +47,16 @@ class PassingError(Exception):
         super().__init__(message)
         self.reason = reason
         self.wait = wait  # seconds that the server asks for
+        self.is_of_the_host = True  # and not of the address
 
 
 class RefusedError(Exception):
-    """A try failed for a reason that will not pass."""
+    """A try failed for a reason that will not pass, or not soon."""
 
-    def __init__(self, message: str, *, reason: Reason, code: int | None = None) -> None:
+    def __init__(self, message: str, *, reason: Reason, code: int | None = None, is_of_the_host: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
+        self.is_of_the_host = is_of_the_host  # and not of the address
         self.code = code  # HTTP's status
 
 
@@ -129,7 +131,7 @@ def _check(response: httpx.Response) -> None:
         raise RefusedError(found, reason=reason, code=status)
     wait = _seconds_asked(response.headers.get("Retry-After", ""))
     if wait > LONGEST_WAIT:
-        raise RefusedError(f"{found}, to be tried again only in {wait:.0f} s", reason=reason)
+        raise RefusedError(f"{found}, to be tried again only in {wait:.0f} s", reason=reason, is_of_the_host=True)
     raise PassingError(found, reason=reason, wait=wait)
 
 
@@ -139,5 +141,5 @@ def _seconds_asked(retry_after: str) -> float:
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
