@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -126,6 +128,38 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, context):
         write("third", fail=True)
     assert content() == "second"
     assert [file.name for file in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_folder_that_a_killed_process_left_is_no_obstacle(tmp_path):
+    for kind in ("partial", "before"):
+        (tmp_path / f".thing.{os.getpid()}.{kind}" / "left").mkdir(parents=True)
+    with whole_folder(tmp_path / "thing") as partial:
+        (partial / "inside").write_text("new")
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["thing", "thing/inside"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_what_was_there(tmp_path, monkeypatch):
+    (tmp_path / "thing").mkdir()
+    (tmp_path / "thing" / "inside").write_text("old")
+    move = Path.replace
+
+    def refused(self, target):
+        if self.name.endswith(".partial"):
+            raise PermissionError(13, "no")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(PermissionError), whole_folder(tmp_path / "thing") as partial:
+        (partial / "inside").write_text("new")
+    assert (tmp_path / "thing" / "inside").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["thing"]
+
+
+@pytest.mark.parametrize("context", [whole_file, whole_folder])
+def test_where_nothing_can_be_written_the_error_names_the_folder(tmp_path, context):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TableError, match="file: expected a folder to write to"), context(tmp_path / "file" / "thing"):
+        pass
 
 
 def test_named_paths():

@@ -103,7 +103,7 @@ def write_tsv(path: Path, table: pl.DataFrame) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; it becomes path when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -115,18 +115,42 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder to fill; it replaces path when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Give a new folder to fill; it replaces path when the block ends well, and vanishes when it does not.
+
+    Where path is a link, it replaces what that leads to.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    require_writable(path.parent)
+    partial, before = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "before"))
+    for left in (partial, before):  # by a process of the same number that was killed
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
         if path.exists():
-            shutil.rmtree(path)
-        partial.replace(path)
+            path.replace(before)
+        try:
+            partial.replace(path)
+        except OSError:
+            if before.exists():
+                before.replace(path)
+            raise
         log.debug("wrote %s: %s", path, ", ".join(sorted(file.name for file in path.iterdir())))
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in (partial, before):
+            shutil.rmtree(left, ignore_errors=True)
+    if before.exists():
+        log.warning("%s: cannot be removed as a whole; it is what was at %s before", before, path)
+
+
+def require_writable(folder: Path) -> None:
+    """Make folder, if it is not there; raise TableError where that cannot be, or nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TableError(f"{folder}: expected a folder to write to: {error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise TableError(f"{folder}: expected a folder to write to, found one where nothing may be written")
 
 
 def named_paths(options: list[str]) -> dict[str, Path]:

@@ -75,12 +75,15 @@ def show_ids(
     lists the items whose text ID begins with the codes 12 and 7.
     What is the key of an item is never taken for a prefix.
     """
-    parts = find_parts(model)
-    catalogue, semantic_ids = read_table(parts["items"], ITEMS), read_table(parts["ids"], IDS)
-    if added is not None:
+    if added is None:
+        parts = find_parts(model)
+        catalogue, semantic_ids = read_table(parts["items"], ITEMS), read_table(parts["ids"], IDS)
+    else:
+        from tessera.using.shop import load_shop
+
         require_added(added)
-        catalogue = pl.concat([catalogue, read_table(added / "items.parquet", ITEMS)])
-        semantic_ids = pl.concat([semantic_ids, read_table(added / "ids.parquet", IDS)])
+        shop = load_shop(model, added=added)
+        catalogue, semantic_ids = shop.items, shop.ids
     item = catalogue.filter(pl.col("key") == wanted)
     prefix = parsed_prefix(wanted)
     if item.height:

@@ -1,11 +1,13 @@
 """Compose params.yaml from conf/, as `dvc exp run` does; `python -m tessera.compose` writes it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tessera.artifacts import whole_file
 from tessera.errors import ParamsError
@@ -18,8 +20,9 @@ def composed(conf: Path, overrides: Sequence[str] = ()) -> str:
     Raises ParamsError where an override names no group or key.
     """
     config = _config(conf, overrides)
-    OmegaConf.resolve(config)
-    return OmegaConf.to_yaml(config)
+    with _named(conf, overrides):
+        OmegaConf.resolve(config)
+        return OmegaConf.to_yaml(config)
 
 
 def composed_by_seed(conf: Path, overrides: Sequence[str], *, seeds: int) -> list[object]:
@@ -28,14 +31,21 @@ def composed_by_seed(conf: Path, overrides: Sequence[str], *, seeds: int) -> lis
     Composing takes most of the time, and is done once.
     """
     config = _config(conf, overrides)
-    return [OmegaConf.to_container(OmegaConf.merge(config, {"seed": seed}), resolve=True) for seed in range(seeds)]
+    with _named(conf, overrides):
+        return [OmegaConf.to_container(OmegaConf.merge(config, {"seed": seed}), resolve=True) for seed in range(seeds)]
 
 
 def _config(conf: Path, overrides: Sequence[str]) -> DictConfig:
+    with _named(conf, overrides), initialize_config_dir(str(conf.absolute()), version_base=None):
+        return compose("config.yaml", overrides=list(overrides))
+
+
+@contextmanager
+def _named(conf: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Raise ParamsError, naming the overrides, where what is composed in the block cannot be."""
     try:
-        with initialize_config_dir(str(conf.absolute()), version_base=None):
-            return compose("config.yaml", overrides=list(overrides))
-    except HydraException as error:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
         raise ParamsError(f"{conf}: cannot be composed with {list(overrides)}: {error}") from error
 
 

@@ -319,7 +319,7 @@ class Slist(Section):
     alpha: Share
     regularisation: Positive
     decay: BelowOne
-    recency: NotNegative
+    recency: Share
 
 
 class Als(Section):

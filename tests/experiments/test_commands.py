@@ -251,6 +251,12 @@ def test_where_no_row_can_be_composed_the_command_fails(tessera):
         tessera("run", "mine", "--dataset", "nowhere")
 
 
+@pytest.mark.parametrize(("setting", "option"), [("seed=7", "--seeds"), ("dataset=beauty", "--dataset")])
+def test_what_the_table_sets_is_no_setting_of_all_rows(tessera, setting, option):
+    with pytest.raises(ParamsError, match=rf"{setting}: expected a setting of every row, found what {option} says"):
+        tessera("run", "mine", "-S", setting)
+
+
 def test_outside_a_repository_the_error_says_so(tmp_path, tessera, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match="not a git repository"):

@@ -86,10 +86,11 @@ def test_small_strengths_are_left_out():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "SMALLEST", 0.0)
         every = fit_slist(shop, items=6, settings=USUAL).toarray()
-        patch.setattr(linear, "SMALLEST", 0.1)
+        patch.setattr(linear, "SMALLEST", 0.3)
         some = fit_slist(shop, items=6, settings=USUAL)
     assert 0 < some.nnz < np.count_nonzero(every)
-    assert some.toarray().tolist() == np.where(np.abs(every) < 0.1, 0.0, every).tolist()
+    small = np.abs(every) < 0.3 * np.abs(every).max(axis=0)
+    assert some.toarray().tolist() == np.where(small, 0.0, every).tolist()
 
 
 def test_targets_of_others_count_for_nothing():
@@ -106,9 +107,26 @@ def test_strengths_are_what_their_table_holds():
     assert (strengths_in(table, items=6) != strengths).nnz == 0
 
 
+def test_scaled_strengths_are_cut_alike():
+    """All weights ten times as large are all strengths a tenth: no more of them is left out."""
+    shop = interactions(SHOP)
+    ten_times = pl.concat([shop.with_columns(user=pl.col("user") + 5 * copy) for copy in range(10)]).cast(shop.schema)
+    one = fit_slist(shop, items=6, settings=USUAL)
+    ten = fit_slist(ten_times, items=6, settings=USUAL._replace(regularisation=10 * USUAL.regularisation))
+    assert ten.toarray() == pytest.approx(one.toarray())
+    weak = fit_slist(shop, items=6, settings=USUAL._replace(regularisation=1e5))
+    assert weak.nnz >= one.nnz // 2
+
+
+def test_a_regularisation_that_leaves_no_inverse_is_an_error():
+    shop = interactions({user: [*range(6), 6, 7] for user in range(3)})
+    with pytest.raises(DataError, match=r"slist\.regularisation: expected one with which C has an inverse"):
+        fit_slist(shop, items=8, settings=SlistSettings(alpha=1.0, regularisation=1e-17, decay=0.5, recency=1.0))
+
+
 def test_too_many_items_are_an_error():
-    with pytest.raises(DataError, match=r"collaborative\.members: expected at most 30,000 items for slist, .* 30,001"):
-        fit_slist(interactions(SHOP), items=30_001, settings=USUAL)
+    with pytest.raises(DataError, match=r"collaborative\.members: expected at most 20,000 items for slist, .* 20,001"):
+        fit_slist(interactions(SHOP), items=20_001, settings=USUAL)
 
 
 def test_nothing_to_learn_from_is_an_error():

@@ -2,8 +2,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import polars as pl
 import pytest
+from ruamel.yaml import YAML
 
 from tessera.artifacts import read_table
 from tessera.errors import CheckpointError, DataError, TableError
@@ -156,12 +158,44 @@ def test_an_export_holds_no_users(exported, run):
 
 def test_an_export_replaces_an_earlier_one_and_nothing_else(recommender, tmp_path):
     write_export(recommender, tmp_path / "shop")
-    (tmp_path / "shop" / "left.over").write_text("")
+    (tmp_path / "shop" / "added").mkdir()
+    (tmp_path / "shop" / "added" / "mine").write_text("")
+    with pytest.raises(CheckpointError, match=r"an earlier export with nothing else in it, .* found added/mine"):
+        write_export(recommender, tmp_path / "shop")
+    (tmp_path / "shop" / "added" / "mine").rename(tmp_path / "mine")
+    (tmp_path / "shop" / "README.md").write_text("another card")
     write_export(recommender, tmp_path / "shop")
-    assert not (tmp_path / "shop" / "left.over").exists()
+    assert (tmp_path / "shop" / "README.md").read_text() != "another card"
+    (tmp_path / "mine").unlink()
     with pytest.raises(CheckpointError, match="expected a new folder or an earlier export, found a folder that is"):
         write_export(recommender, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+def test_an_export_behind_a_link_is_replaced(recommender, tmp_path):
+    write_export(recommender, tmp_path / "shop")
+    (tmp_path / "link").symlink_to("shop", target_is_directory=True)
+    (tmp_path / "shop" / "README.md").write_text("another card")
+    write_export(recommender, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "shop" / "README.md").read_text() != "another card"
+
+
+def test_outputs_of_a_run_without_a_member_are_not_taken_for_its_own(copied):
+    for member, empty in (("slist", "strengths"), ("als", "factors")):
+        params = copied / "params.yaml"
+        document = YAML(typ="safe").load(params.read_text())
+        document["collaborative"]["members"] = [member]
+        with params.open("w") as file:
+            YAML().dump(document, file)
+        with pytest.raises(TableError, match=rf"{empty}.parquet: expected what was learned .* found those of 0"):
+            Recommender.load(copied)
+
+
+def test_how_many_may_be_any_whole_number(recommender):
+    key = recommender.shop.items["key"][0]
+    assert recommender.recommend([key], k=np.int64(3)) == recommender.recommend([key])[:3]
+    assert recommender.recommend_all(each for each in [[key]])[0] == recommender.recommend([key])
 
 
 def test_an_export_that_fails_leaves_what_was_there(recommender, tmp_path, monkeypatch):

@@ -26,6 +26,9 @@ Seeds = Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1 instead
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="This data set instead of the table's; again.")]
 Rows = Annotated[list[str] | None, typer.Option("--rows", help="This row alone; again for another.")]
 Settings = Annotated[list[str] | None, typer.Option("--set-param", "-S", help="Of every row, as for `dvc exp run`.")]
+#: What a table sets by itself, and the option that asks for another.
+OPTIONS = {"seed": "--seeds", "dataset": "--dataset"}
+
 Tables = Annotated[Path, typer.Option(help="The folder of tables.")]
 Conf = Annotated[Path, typer.Option(help="What parameters are composed from.")]
 Output = Annotated[Path, typer.Option(help="Where logs and tables are written.")]
@@ -131,6 +134,9 @@ def _asked(
 def _planned(table: "Table", conf: Path, settings: Sequence[str] | None) -> "tuple[list[Plan], list[Refusal]]":
     from tessera.experiments.runs import plan_runs
 
+    for setting in settings or []:
+        if (key := setting.partition("=")[0]) in OPTIONS:
+            raise ParamsError(f"{setting}: expected a setting of every row, found what {OPTIONS[key]} says")
     return plan_runs(table, conf=conf, settings=settings or [])
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tessera.artifacts import named_paths, write_table
+from tessera.artifacts import named_paths, require_writable, write_table
 from tessera.runtime import log, progress
 from tessera.using.keys import printable, unknown_key
 
@@ -35,7 +35,9 @@ def recommend(
     user: Annotated[str | None, typer.Option(metavar="KEY", help="A user of the run, with all of its items.")] = None,
     file: Annotated[Path | None, typer.Option(help="Histories of many users: .csv, .jsonl or .parquet.")] = None,
     output: Annotated[Path | None, typer.Option(help="With --file: the Parquet file to write.")] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="How many items; decode.beams at most.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("--k", min=1, help="How many items; decode.beams at most.", show_default="10")
+    ] = None,
     exclude_seen: Annotated[
         bool | None, typer.Option("--exclude-seen/--include-seen", help="Instead of decode.exclude_seen.")
     ] = None,
@@ -53,6 +55,8 @@ def recommend(
         raise typer.BadParameter("--file and --output come together")
     if output is not None and (output.suffix != ".parquet" or output.is_dir()):
         raise typer.BadParameter(f"--output: expected a file that ends in .parquet, found {output}")
+    if output is not None:
+        require_writable(output.parent)
     from tessera.using.recommender import Recommender, listed_keys, user_history
 
     recommender = Recommender.load(model, added=added)

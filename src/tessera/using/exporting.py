@@ -17,7 +17,7 @@ from tessera.measures import FINAL, rankings_in
 from tessera.params import Params
 from tessera.recommender.strengths import strengths_table
 from tessera.schemas import IDS, ITEMS, STRENGTHS, VECTORS
-from tessera.using.parts import EXPORT, FORMAT, MANIFEST, sizes_of
+from tessera.using.parts import EXPORT, FORMAT, MANIFEST, sizes_of, strangers_in
 from tessera.using.recommender import SALES, Recommender, transitions_of
 from tessera.using.shop import Shop
 
@@ -40,11 +40,16 @@ COPIED = (
 def write_export(recommender: Recommender, folder: Path) -> None:
     """Write the model of recommender, with the items that were added to it, into folder: as a whole or not at all.
 
-    Raises CheckpointError where folder is there and no export, TableError where a stage has not run.
+    Raises CheckpointError where folder is there and no export, or holds what is no part of it, and TableError where a
+    stage has not run.
     """
     if folder.exists() and not (folder / MANIFEST).is_file():
         what = "a file" if folder.is_file() else "a folder that is none"
         raise CheckpointError(f"{folder}: expected a new folder or an earlier export, found {what}")
+    if folder.exists() and (others := strangers_in(folder)):
+        raise CheckpointError(
+            f"{folder}: expected an earlier export with nothing else in it, which it would replace, found {others[0]}"
+        )
     shop = recommender.shop
     metrics = read_json(shop.parts["metrics"])
     with whole_folder(folder) as partial:

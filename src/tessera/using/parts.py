@@ -135,6 +135,12 @@ def read_manifest(path: Path, *, kind: str, form: int) -> dict[str, Any]:
     return dict(document)
 
 
+def strangers_in(folder: Path) -> list[str]:
+    """Return, sorted, the files in an export that it was not written with."""
+    written = read_manifest(folder / MANIFEST, kind="an export", form=FORMAT)["files"]
+    return sorted(sizes_of(folder).keys() - written.keys() - {MANIFEST})
+
+
 def sizes_of(folder: Path) -> dict[str, int]:
     """Return the bytes of each file in folder, by its path in it."""
     return {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}

@@ -7,10 +7,11 @@ batches of another size or company the last bit of a sum may round otherwise.
 Letters: S histories, N items that the model was trained on, K the length of a list.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import index
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from tessera.artifacts import read_table
-from tessera.errors import DataError
+from tessera.errors import DataError, TableError
 from tessera.items.progress import Progress, silently
 from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories, history_sources
@@ -36,6 +37,9 @@ from tessera.runtime import torch_device
 from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, VECTORS, WEIGHTS, Schema
 from tessera.using.keys import unknown_key
 from tessera.using.shop import Shop, load_shop
+
+#: Items that are recommended where nobody says how many, if decode.beams are as many.
+USUAL: Final = 10
 
 #: What is ranked here comes next, as in the test split.
 SPLIT: Final = "test"
@@ -171,20 +175,26 @@ class Recommender:
         return cls(load_shop(Path(folder), added=None if added is None else Path(added)), device=device)
 
     def recommend(
-        self, history: Sequence[str], *, k: int = 10, exclude_seen: bool | None = None, skip_unknown: bool = False
+        self,
+        history: Sequence[str],
+        *,
+        k: int | None = None,
+        exclude_seen: bool | None = None,
+        skip_unknown: bool = False,
     ) -> list[Recommendation]:
-        """Return the k best items after a history of keys, the oldest first; see `table`."""
+        """Return the k best items after a history of keys, the oldest first: 10 if k is not given; see `table`."""
         return self.recommend_all([history], k=k, exclude_seen=exclude_seen, skip_unknown=skip_unknown)[0]
 
     def recommend_all(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Iterable[Sequence[str]],
         *,
-        k: int = 10,
+        k: int | None = None,
         exclude_seen: bool | None = None,
         skip_unknown: bool = False,
     ) -> list[list[Recommendation]]:
         """Return the k best items after each history; all at once takes a fraction of the time. See `table`."""
+        histories = list(histories)
         found = self.table(histories, k=k, exclude_seen=exclude_seen, skip_unknown=skip_unknown)
         lists: list[list[Recommendation]] = [[] for _ in histories]
         for user, place, key, title, score, rankings in found.iter_rows():
@@ -196,7 +206,7 @@ class Recommender:
         self,
         histories: Sequence[Sequence[str]],
         *,
-        k: int = 10,
+        k: int | None = None,
         exclude_seen: bool | None = None,
         skip_unknown: bool = False,
         progress: Progress = silently,
@@ -212,7 +222,8 @@ class Recommender:
         parameter decode.beams.
         """
         beams = self.shop.params.decode.beams
-        if not isinstance(k, int) or not 1 <= k <= beams:
+        k = min(USUAL, beams) if k is None else k
+        if not isinstance(k, SupportsIndex) or not 1 <= index(k) <= beams:
             raise DataError(f"k: expected a number from 1 to decode.beams = {beams}, found {k}")
         items = [self._items_of(history, skip_unknown=skip_unknown) for history in histories]
         exclude = self.shop.params.decode.exclude_seen if exclude_seen is None else exclude_seen
@@ -292,7 +303,7 @@ def _scorer(member: str, shop: Shop, *, device: str | None) -> Callable[[Histori
         )
     fitted = Fitted(
         lambda name: transitions_of(shop) if name == "itemknn" else _strengths(shop, "slist_strengths"),
-        lambda: read_table(shop.parts["als_factors"], VECTORS),
+        lambda: _factors(shop),
         shop.parts["sequence_encoder"],
     )
     return scorer_of(member, fitted, items=shop.trained, params=shop.params, device=device)
@@ -308,7 +319,24 @@ def transitions_of(shop: Shop) -> Sparse:
 
 
 def _strengths(shop: Shop, part: str) -> Sparse:
-    return strengths_in(read_table(shop.parts[part], STRENGTHS), items=shop.trained)
+    table = read_table(shop.parts[part], STRENGTHS)
+    known = int(table.select(pl.max_horizontal("item", "next").max()).item() or 0) + 1 if table.height else 0
+    if not 0 < known <= shop.trained:
+        raise _of_another_run(shop, part, found=f"those of {known}")
+    return strengths_in(table, items=shop.trained)
+
+
+def _factors(shop: Shop) -> pl.DataFrame:
+    table = read_table(shop.parts["als_factors"], VECTORS)
+    if table.height != shop.trained:
+        raise _of_another_run(shop, "als_factors", found=f"those of {table.height}")
+    return table
+
+
+def _of_another_run(shop: Shop, part: str, *, found: str) -> TableError:
+    return TableError(
+        f"{shop.parts[part]}: expected what was learned of {shop.trained} items, found {found}; `dvc repro` makes it"
+    )
 
 
 def sales_of(shop: Shop) -> Floats:
