@@ -26,7 +26,7 @@ from tessera.recommender.strengths import Sparse
 LARGEST: Final = 20_000
 
 #: Entries of B that are smaller than this share of the largest of their column are 0. HR@10 and NDCG@10 of Instruments,
-#: films and the demo shop are within 0.002 of those of all.
+#: films and the demo shop are within 0.004 of those of all.
 SMALLEST: Final = 0.02
 
 #: Weights below this are not added up any more.
