@@ -17,7 +17,7 @@ from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.members import Fitted, scorer_of
 from tessera.recommender.strengths import Sparse, strengths_in, strengths_table
 from tessera.recommender.transitions import Weights, transition_matrix
-from tessera.runtime import progress, run
+from tessera.runtime import progress, run, torch_device
 from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, VECTORS
 
 
@@ -41,7 +41,14 @@ def main(
             return transition_matrix(table, items=items, weights=Weights(**params.itemknn.model_dump()))
         return strengths_in(read_table(strengths, STRENGTHS), items=items)
 
-    fitted = Fitted(strengths_of, lambda: read_table(factors, VECTORS), encoder)
+    fitted = Fitted(
+        recency={"itemknn": params.itemknn.recency, "slist": params.slist.recency},
+        strengths=strengths_of,
+        als=AlsSettings(**params.als.model_dump()),
+        factors=lambda: read_table(factors, VECTORS),
+        encoder=encoder,
+        device=lambda: torch_device(params.device),
+    )
     counts: dict[str, dict[str, int]] = {}
     with table_writer(rankings, RANKINGS) as write:
         for member in params.collaborative.members:
@@ -86,7 +93,7 @@ def scorer(
     if member == "bpr":
         bpr = BprSettings(**params.bpr.model_dump())
         return partial(bpr_scores, fit_bpr(table, items=items, settings=bpr, seed=params.seed))
-    return scorer_of(member, fitted, items=items, params=params)
+    return scorer_of(member, fitted, items=items, max_history=params.corpus.max_history)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ def _with_options(main: Callable[..., None]) -> Callable[..., None]:
     def whole(*, verbose: bool, record: Path | None, **options: Any) -> None:
         tell_more(verbose=verbose)
         main(**options)
+        leave_process_group()
         if record is not None and is_main_process():
             write_record(record)
 
@@ -115,6 +116,19 @@ def tell_more(*, verbose: bool) -> None:
 def is_main_process() -> bool:
     """Whether this process is the only one, or the first of those that `torchrun` started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def leave_process_group() -> None:
+    """Take leave of the processes that `torchrun` started, if this is one of them.
+
+    One that ends without may be torn from the others' connections, and abort after all its work is done.
+    """
+    if "torch" not in sys.modules:
+        return
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def torch_device(name: str) -> "torch.device":

@@ -87,6 +87,7 @@ import sys
 import numpy as np
 from accelerate import Accelerator
 from tessera.items.encoding import Part, encode_all
+from tessera.runtime import leave_process_group
 
 def encode(row):
     return Part(np.array([row]), np.array([[row, row**2]], np.float32))
@@ -94,6 +95,7 @@ def encode(row):
 found = encode_all([1, 3, 4], encode, rows=5, count=3, title="", accelerator=Accelerator(cpu=True))
 assert found.present.tolist() == [False, True, False, True, True], found
 assert found.vectors.tolist() == [[0, 0], [1, 1], [0, 0], [3, 9], [4, 16]], found
+leave_process_group()
 """
 
 

@@ -9,7 +9,6 @@ Letters: U users, N items, T training interactions, S steps (each training inter
 """
 
 from collections.abc import Iterator
-from itertools import count
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -109,16 +108,16 @@ def _before_and_after(users: Integers, sequence: Integers, *, items: int, decay:
     places = (sequence, sequence)
     before = sparse.coo_array((both, places), shape=(items, items)).tocsr()
     after = sparse.csr_array((items, items))
-    for step in count(1):
+    for step in range(1, int(left.max()) + 1):
+        if decay ** (step - 1) * step < NEGLIGIBLE:
+            break
         is_pair = users[step:] == users[:-step]
-        if decay ** (step - 1) * step < NEGLIGIBLE or not is_pair.any():
-            return before, after
         places = (sequence[:-step][is_pair], sequence[step:][is_pair])
         held = sparse.coo_array((decay**step * both[step:][is_pair], places), shape=(items, items)).tocsr()
         before = before + held + held.T
         told = np.full(len(places[0]), step * decay ** (step - 1))
         after = after + sparse.coo_array((told, places), shape=(items, items)).tocsr()
-    raise AssertionError("unreachable")
+    return before, after
 
 
 def _invert(matrix: Floats) -> None:

@@ -23,6 +23,7 @@ from tessera.errors import DataError, TableError
 from tessera.items.progress import Progress, silently
 from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories, history_sources
+from tessera.recommender.factors import AlsSettings
 from tessera.recommender.fusion import Weight, fuse, weights_in
 from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.members import Fitted, scorer_of
@@ -301,12 +302,16 @@ def _scorer(member: str, shop: Shop, *, device: str | None) -> Callable[[Histori
             "collaborative.members: expected others than bpr, found it: it knows the users of the run by their own "
             "factors, and cannot recommend after a history"
         )
+    params = shop.params
     fitted = Fitted(
-        lambda name: transitions_of(shop) if name == "itemknn" else _strengths(shop, "slist_strengths"),
-        lambda: _factors(shop),
-        shop.parts["sequence_encoder"],
+        recency={"itemknn": params.itemknn.recency, "slist": params.slist.recency},
+        strengths=lambda name: transitions_of(shop) if name == "itemknn" else _strengths(shop, "slist_strengths"),
+        als=AlsSettings(**params.als.model_dump()),
+        factors=lambda: _factors(shop),
+        encoder=shop.parts["sequence_encoder"],
+        device=lambda: torch_device(device or params.device),
     )
-    return scorer_of(member, fitted, items=shop.trained, params=shop.params, device=device)
+    return scorer_of(member, fitted, items=shop.trained, max_history=params.corpus.max_history)
 
 
 def transitions_of(shop: Shop) -> Sparse:
