@@ -138,18 +138,19 @@ def test_a_folder_that_a_killed_process_left_is_no_obstacle(tmp_path):
     assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["thing", "thing/inside"]
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_what_was_there(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [PermissionError, KeyboardInterrupt])
+def test_a_folder_that_cannot_take_its_place_leaves_what_was_there(tmp_path, monkeypatch, error):
     (tmp_path / "thing").mkdir()
     (tmp_path / "thing" / "inside").write_text("old")
     move = Path.replace
 
     def refused(self, target):
         if self.name.endswith(".partial"):
-            raise PermissionError(13, "no")
+            raise error(13, "no")
         return move(self, target)
 
     monkeypatch.setattr(Path, "replace", refused)
-    with pytest.raises(PermissionError), whole_folder(tmp_path / "thing") as partial:
+    with pytest.raises(error), whole_folder(tmp_path / "thing") as partial:
         (partial / "inside").write_text("new")
     assert (tmp_path / "thing" / "inside").read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["thing"]

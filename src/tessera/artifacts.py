@@ -131,7 +131,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             path.replace(before)
         try:
             partial.replace(path)
-        except OSError:
+        except BaseException:
             if before.exists():
                 before.replace(path)
             raise
