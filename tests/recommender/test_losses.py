@@ -9,6 +9,7 @@ from torch import nn
 from tessera.recommender.batches import Batch, Samples, samples_of
 from tessera.recommender.beam import beam_search
 from tessera.recommender.losses import (
+    ABSENT,
     TrainingLosses,
     implicit_alignment,
     softmax_losses,
@@ -85,6 +86,19 @@ def test_implicit_alignment_of_three_modalities_is_the_mean_over_pairs(world, mo
     assert torch.allclose(three, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("places", [[0, 1, 2, 3], [2, 5, 6, 3]])
+def test_room_for_items_that_are_absent_changes_no_alignment(world, model, places):
+    here = world()
+    network, ids = model(here).eval(), {name: table.long() for name, table in here.ids().items()}
+    items = torch.tensor([3, 9, 20, 1])
+    roomy = torch.full((8,), ABSENT)
+    roomy[places] = items
+    alone, among_none = (implicit_alignment(network, ids, each, temperature=0.1) for each in (items, roomy))
+    torch.testing.assert_close(among_none, alone)
+    found, expected = (torch.autograd.grad(each, network.shared.weight) for each in (among_none, alone))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize(("weight", "modalities", "is_zero"), [(0.5, 2, False), (0.0, 2, True), (0.5, 1, True)])
 def test_training_losses_look_at_alignment_only_where_there_is_something_to_align(
     world, model, weight, modalities, is_zero
@@ -104,6 +118,8 @@ def test_repeated_target_items_count_once(world, model):
     once = losses(batch)[1]
     repeated = losses(Batch(*(table[[0, 1, 2, 3, 4, 0]] for table in batch)))[1]
     assert torch.allclose(once, repeated)
+    assert torch.equal(once, losses(batch, batch.items)[1])
+    assert not torch.allclose(once, losses(batch, batch.items[:4])[1])
 
 
 def with_joined_ids(here) -> tuple[Samples, dict[str, np.ndarray]]:

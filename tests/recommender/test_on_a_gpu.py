@@ -4,8 +4,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from tessera.checkpoints import CheckpointStore
+from tessera.recommender import fitting
 from tessera.recommender.batches import samples_of
 from tessera.recommender.fitting import fit
+from tessera.recommender.gradients import Replayed
 from tessera.recommender.losses import token_losses
 from tessera.recommender.ranking import rank
 from tessera.recommender.trie import build_trie
@@ -17,6 +20,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is
 
 GPU = torch.device("cuda")
 ALL_AT_ONCE = SETTINGS._replace(loss="trie_softmax", modality_masking=0.5, alignment_epochs=1, accumulation=2)
+
+#: Batches that come in the same few shapes in each of these epochs, so that most of them are replayed.
+REPLAYED = {"batch_size": 40, "epochs": 6}
 
 
 @pytest.mark.parametrize("constrained", [False, True])
@@ -52,21 +58,68 @@ def _no_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+class KilledError(Exception):
+    pass
+
+
+def trained(here, model, *, precision="fp32", store=None, die_after=None, **changes):
+    def on_epoch(row):
+        if row["epoch"] == die_after:
+            raise KilledError
+
+    return fit(
+        model(here),
+        here.samples(),
+        validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
+        here.tokens,
+        vocabulary=here.vocabulary,
+        settings=ALL_AT_ONCE._replace(**changes),
+        accelerator=accelerator_on(str(GPU), precision=precision),
+        store=store,
+        on_epoch=on_epoch,
+    )
+
+
 @pytest.mark.usefixtures("_no_accelerator")
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_the_same_seed_gives_the_same_weights(world, model, precision):
     here = world()
-    one, other = (
-        fit(
-            model(here),
-            here.samples(),
-            validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
-            here.tokens,
-            vocabulary=here.vocabulary,
-            settings=ALL_AT_ONCE,
-            accelerator=accelerator_on(str(GPU), precision=precision),
-        )
-        for _ in range(2)
-    )
+    one, other = (trained(here, model, precision=precision, **REPLAYED) for _ in range(2))
     assert one.history == other.history
     assert same(one, other)
+
+
+@pytest.mark.usefixtures("_no_accelerator")
+@pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
+def test_what_is_replayed_is_what_the_function_does(world, model, monkeypatch, loss):
+    """Kernel by kernel as it is written, or from CUDA graphs: the same weights, dropout and all."""
+    here = world()
+    changes = REPLAYED | {"loss": loss}
+    replays = []
+    monkeypatch.setattr(Replayed, "__call__", counted(Replayed.__call__, replays))
+    fast = trained(here, model, **changes)
+    assert len(replays) > len(set(replays)) * 2
+    monkeypatch.setattr(fitting, "replayed", lambda function, _: function)
+    plain = trained(here, model, **changes)
+    for one, other in zip(fast.history, plain.history, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+    assert same(fast, plain)
+
+
+def counted(call, replays):
+    def counting(self, *arguments):
+        replays.append(tuple(argument.shape for argument in arguments))
+        return call(self, *arguments)
+
+    return counting
+
+
+@pytest.mark.usefixtures("_no_accelerator")
+def test_a_killed_training_ends_like_one_that_was_not(world, model, tmp_path):
+    """Other batches are replayed after a resumption than without one."""
+    here, store = world(), CheckpointStore(tmp_path, "training")
+    with pytest.raises(KilledError):
+        trained(here, model, store=store, die_after=4, **REPLAYED)
+    resumed, uninterrupted = trained(here, model, store=store, **REPLAYED), trained(here, model, **REPLAYED)
+    assert resumed.history == uninterrupted.history
+    assert same(resumed, uninterrupted)

@@ -37,15 +37,23 @@ class Rows(NamedTuple):
         places = torch.arange(int(offsets[-1]), device=rows.device)
         return Rows(self.values[places + torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)], offsets)
 
-    def padded(self, rows: Tensor, *, filler: int = PAD) -> Tensor:
-        """Return the rows (B,) as one table (B, T), filler after the end of the shorter ones; T is at least 1."""
+    def lengths_of(self, rows: Tensor) -> Tensor:
+        """Return how long each of rows (B,) is, (B,)."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def padded(self, rows: Tensor, *, filler: int = PAD, width: int | None = None) -> Tensor:
+        """Return the rows (B,) as one table (B, T), filler after the end of the shorter ones; T is at least 1.
+
+        width is T where it is known before: a GPU would have to be waited for to find it out.
+        """
         rows = rows.to(self.offsets.device)
-        starts, lengths = self.offsets[rows], self.lengths[rows]
-        steps = torch.arange(max(1, int(lengths.max())), device=rows.device)
+        starts, lengths = self.offsets[rows], self.lengths_of(rows)
+        steps = torch.arange(max(1, int(lengths.max())) if width is None else width, device=rows.device)
         is_inside = steps < lengths[:, None]
-        table = torch.full(is_inside.shape, filler, device=rows.device)
-        table[is_inside] = self.values[(starts[:, None] + steps)[is_inside]].long()
-        return table
+        if not len(self.values):
+            return torch.full(is_inside.shape, filler, device=rows.device)
+        places = torch.where(is_inside, starts[:, None] + steps, 0)
+        return torch.where(is_inside, self.values[places].long(), filler)
 
 
 class Batch(NamedTuple):
@@ -75,10 +83,13 @@ class Samples(NamedTuple):
         source, target = (Rows(rows.values.to(device), rows.offsets.to(device)) for rows in (self.source, self.target))
         return Samples(source, target, self.items.to(device), self.told.to(device), self.names)
 
-    def batch(self, rows: Tensor) -> Batch:
-        """Return the samples rows (B,)."""
+    def batch(self, rows: Tensor, *, widths: tuple[int, int] | tuple[None, None] = (None, None)) -> Batch:
+        """Return the samples rows (B,); widths are those of their sources and of their targets, as in `Rows.padded`."""
         rows = rows.to(self.items.device)
-        return Batch(self.source.padded(rows), self.target.padded(rows), self.items[rows], self.told[rows])
+        source, target = (
+            lists.padded(rows, width=width) for lists, width in zip((self.source, self.target), widths, strict=True)
+        )
+        return Batch(source, target, self.items[rows], self.told[rows])
 
 
 class Gathered(Protocol):

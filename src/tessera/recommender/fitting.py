@@ -6,7 +6,6 @@ process, so a training that was killed and resumed ends with the same weights as
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +16,8 @@ from transformers import T5ForConditionalGeneration
 
 from tessera.errors import CheckpointError, DataError, ParamsError
 from tessera.recommender.batches import Batch, Samples, cut_into_batches, hide_modalities
-from tessera.recommender.losses import Alignment, TrainingLosses
+from tessera.recommender.gradients import Gradients, replayed
+from tessera.recommender.losses import ABSENT, Alignment, TrainingLosses
 from tessera.recommender.ranking import Share
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.validation import MONITOR_CUTOFF, Validation, hit_sums, loss_sums
@@ -26,6 +26,9 @@ from tessera.schemas import JOINT
 
 #: Tells the seed of what is masked from that of dropout, which follows from the same epoch and process.
 MASKING: Final = 1
+
+#: On a GPU the distinct items of batches are filled up to a multiple of this, so that they come in few shapes.
+ROOM: Final = 256
 
 
 class Settings(NamedTuple):
@@ -140,7 +143,7 @@ def align(
         return []
     alignment = Alignment(model, _own_ids(ids, accelerator.device), temperature=settings.temperature)
     optimizer = optimizer_of(alignment, accelerator.device, settings=settings)
-    alignment, optimizer = accelerator.prepare(alignment, optimizer)
+    gradients = Gradients(alignment.parameters(), accelerator)
     alignment.train()
     count = len(next(iter(ids.values())))
     cuts = -(-count // settings.batch_size)
@@ -155,9 +158,10 @@ def align(
         told = progress(steps, f"alignment epoch {epoch + 1} of {settings.alignment_epochs}")
         for number, (rows,) in enumerate(told, start=epoch * cuts):
             _set_rate(optimizer, number, steps=steps_in_all, settings=settings)
-            loss = alignment(rows[accelerator.process_index :: accelerator.num_processes].to(accelerator.device))
-            accelerator.backward(loss)
-            _step(accelerator, optimizer, alignment, settings=settings)
+            with accelerator.autocast():
+                loss = alignment(rows[accelerator.process_index :: accelerator.num_processes].to(accelerator.device))
+            gradients.add(loss / accelerator.num_processes)
+            _step(optimizer, gradients, settings=settings)
             total += loss.detach()
         losses.append(float(accelerator.reduce(total, "mean")) / cuts)
     return losses
@@ -205,17 +209,18 @@ class Training:
         needed = ids if settings.loss == "trie_softmax" else {}
         tries = {name: build_trie(tokens).to(accelerator.device) for name, tokens in needed.items()}
         self.valid_tries = _chosen(tries, validation.samples.names)
-        losses = TrainingLosses(
+        self.losses = TrainingLosses(
             model,
             _own_ids(ids, accelerator.device),
             lambda_implicit=settings.lambda_implicit,
             temperature=settings.temperature,
             tries=_chosen(tries, train.names),
         )
-        optimizer = optimizer_of(losses, accelerator.device, settings=settings)
         self.model, self.validation, self.settings, self.accelerator = model, validation, settings, accelerator
-        self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
-        self.train = train.to(accelerator.device)
+        self.optimizer = optimizer_of(self.losses, accelerator.device, settings=settings)
+        self.gradients = Gradients(self.losses.parameters(), accelerator)
+        self.add_gradients = replayed(self._add_gradients, accelerator.device)
+        self.source, self.train = train, train.to(accelerator.device)
         self.token_modalities = torch.from_numpy(vocabulary.token_modalities).to(accelerator.device)
         self.processes, self.process = accelerator.num_processes, accelerator.process_index
 
@@ -232,7 +237,7 @@ class Training:
         """Return the epoch's steps; each holds up to settings.accumulation batches for all processes together."""
         generator = torch.Generator().manual_seed(_derived_seed(self.settings.seed, epoch))
         batches = cut_into_batches(
-            self.train.source.lengths,
+            self.source.source.lengths,
             batch_size=self.settings.batch_size,
             smallest=self.processes,
             generator=generator,
@@ -249,14 +254,18 @@ class Training:
         sums = torch.zeros(3, device=self.accelerator.device)  # token losses, tokens, L_implicit
         for number, batches in enumerate(told, start=epoch * len(steps)):
             rate = _set_rate(self.optimizer, number, steps=self.settings.epochs * len(steps), settings=self.settings)
-            sums += self._add_gradients(batches, masking)
-            _step(self.accelerator, self.optimizer, self.losses, settings=self.settings)
+            tokens_in_all = sum(int(self.source.target.lengths_of(rows).sum()) for rows in batches)
+            divisors = [self._number(each) for each in (tokens_in_all, len(batches) * self.processes)]
+            for rows in batches:
+                batch, distinct = self._batch(rows[self.process :: self.processes], masking)
+                sums += self.add_gradients(*batch, distinct, *divisors)
+            _step(self.optimizer, self.gradients, settings=self.settings)
         token_loss, tokens, implicit = self.accelerator.reduce(sums, "sum").tolist()
         row = {
             "epoch": epoch + 1,
             "learning_rate": rate,
             "train_loss": token_loss / tokens,
-            "implicit_loss": implicit / len(steps) / self.processes,
+            "implicit_loss": implicit / len(steps),
         }
         if not all(map(math.isfinite, row.values())):
             raise CheckpointError(f"t5: expected a finite loss, found {row}; a lower t5.lr may help")
@@ -275,27 +284,37 @@ class Training:
         weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         return State(history, weights, value, best_epoch=len(history), looks_without_gain=0, alignment=state.alignment)
 
-    def _add_gradients(self, batches: list[Tensor], masking: torch.Generator) -> Tensor:
-        """Add up the gradients of batches; return the sums of token losses, tokens and L_implicit of this process.
+    def _number(self, number: int) -> Tensor:
+        return torch.full((), float(number), device=self.accelerator.device)
 
-        The token losses are divided by the tokens of all batches and processes, so that one large batch and the same
-        samples in several small ones give the same gradient.
+    def _batch(self, rows: Tensor, masking: torch.Generator) -> tuple[Batch, Tensor]:
+        """Return the batch of rows with modalities hidden, and its distinct target items if they are to be aligned.
+
+        What is asked of the samples is asked on the CPU, and nothing is waited for on a GPU.
         """
-        tokens_in_all = sum(int(self.train.target.lengths[rows].sum()) for rows in batches)
-        sums = torch.zeros(3, device=self.accelerator.device)
-        for number, rows in enumerate(batches, start=1):
-            batch = self._masked(self.train.batch(rows[self.process :: self.processes]), masking)
-            with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.losses):
-                token_loss, implicit = self.losses(batch)
-                loss = token_loss * self.processes / tokens_in_all
-                self.accelerator.backward(loss + self.settings.lambda_implicit * implicit / len(batches))
-            sums += torch.stack([token_loss.detach(), (batch.target != PAD).sum(), implicit.detach() / len(batches)])
-        return sums
-
-    def _masked(self, batch: Batch, generator: torch.Generator) -> Batch:
+        device = self.accelerator.device
+        source, target = (int(lists.lengths_of(rows).max()) for lists in (self.source.source, self.source.target))
+        batch = self.train.batch(rows.to(device, non_blocking=True), widths=(source, target))
         share = self.settings.modality_masking
-        source = hide_modalities(batch.source, self.token_modalities, share=share, generator=generator)
-        return batch._replace(source=source)
+        masked = hide_modalities(batch.source, self.token_modalities, share=share, generator=masking)
+        distinct = self.source.items[rows].unique() if self.losses.aligns else rows[:0]
+        if device.type == "cuda":
+            distinct = torch.nn.functional.pad(distinct, (0, -len(distinct) % ROOM), value=ABSENT)
+        return batch._replace(source=masked), distinct.to(device, non_blocking=True)
+
+    def _add_gradients(self, *tensors: Tensor) -> Tensor:
+        """Add the gradients of a batch; return its sums of token losses and tokens, and its part of L_implicit.
+
+        tensors are those of the batch, its distinct items, and two numbers. The first divides the token losses, the
+        tokens of all the step's batches and processes; the second L_implicit, how many these are: one large batch and
+        the same samples in several small ones give the same gradient.
+        """
+        *tables, distinct, tokens_in_all, parts = tensors
+        batch = Batch(*tables)
+        with self.accelerator.autocast():
+            token_loss, implicit = self.losses(batch, distinct)
+        self.gradients.add(token_loss / tokens_in_all + self.settings.lambda_implicit * implicit / parts)
+        return torch.stack([token_loss.detach(), (batch.target != PAD).sum(), implicit.detach() / parts])
 
     def _measured(self) -> dict[str, float]:
         """Return the validation loss and, where the monitor asks for a ranking, HR@10 and NDCG@10 over all rankings."""
@@ -323,13 +342,12 @@ def _set_rate(optimizer: torch.optim.Optimizer, step: int, *, steps: int, settin
     return rate
 
 
-def _step(
-    accelerator: Accelerator, optimizer: torch.optim.Optimizer, losses: torch.nn.Module, *, settings: Settings
-) -> None:
-    """Go a step along the gradients, cut to the norm that settings allow."""
-    accelerator.clip_grad_norm_(losses.parameters(), settings.clip_norm)
+def _step(optimizer: torch.optim.Optimizer, gradients: Gradients, *, settings: Settings) -> None:
+    """Go a step along the gradients of all processes, cut to the norm that settings allow."""
+    gradients.meet()
+    torch.nn.utils.clip_grad_norm_(gradients.weights, settings.clip_norm)
     optimizer.step()
-    optimizer.zero_grad()
+    gradients.clear()
 
 
 def _own_ids(ids: Mapping[str, Tokens], device: torch.device) -> dict[str, Tensor]:

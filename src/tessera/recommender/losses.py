@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +10,15 @@ from transformers import T5ForConditionalGeneration
 
 from tessera.recommender.batches import Batch
 from tessera.recommender.beam import log_probabilities_among
-from tessera.recommender.network import Network
+from tessera.recommender.network import HIDDEN, Network
 from tessera.recommender.trie import Trie, children_of, path_of
 from tessera.recommender.vocabulary import PAD
+
+#: Among items whose IDs are to be aligned: no item, but room for one.
+ABSENT: Final = -1
+
+#: What cross_entropy takes for a row without a class, which counts for nothing.
+NO_CLASS: Final = -100
 
 
 def token_losses(model: T5ForConditionalGeneration, batch: Batch, tries: Sequence[Trie] = ()) -> Tensor:
@@ -47,11 +54,9 @@ def trie_losses(model: T5ForConditionalGeneration, batch: Batch, tries: Sequence
     network = Network(model)
     decoder_input = nn.functional.pad(batch.target[:, :-2], (1, 0), value=PAD)
     finished = network.decode(decoder_input, network.encode(batch.source))
-    rows_of_each = [torch.nonzero(batch.told == place)[:, 0] for place in range(len(tries))]
     losses = [
-        _path_losses(network, finished[rows], trie, batch.items[rows])
-        for trie, rows in zip(tries, rows_of_each, strict=True)
-        if len(rows)  # with none of a long ID, finished may end before it does
+        _path_losses(network, finished, trie, batch.items).masked_fill(batch.told != place, 0)
+        for place, trie in enumerate(tries)
     ]
     return torch.stack(losses).sum()
 
@@ -61,24 +66,34 @@ def implicit_alignment(
 ) -> Tensor:
     """Return L_implicit of MACRec (arXiv 2511.15122): how far the encoder's states of an item's IDs are apart.
 
-    ids maps a modality to the tokens (N, L) of all items; items (I,) are distinct, at least one. Per pair of
-    modalities: symmetric InfoNCE over cosine similarities of mean-pooled encoder states, where row i of one modality
-    belongs to row i of the other. Pairs of modalities are averaged.
+    ids maps a modality to the tokens (N, L) of all items; items (I,) are distinct, at least one, and among them
+    ABSENT stands for none. Per pair of modalities: symmetric InfoNCE over cosine similarities of mean-pooled encoder
+    states, where row i of one modality belongs to row i of the other. Pairs of modalities are averaged.
     """
-    states = [_pooled(model, tokens[items]) for tokens in ids.values()]
-    losses = [symmetric_info_nce(one, other, temperature=temperature) for one, other in combinations(states, 2)]
+    states = [_pooled(model, tokens[items.clamp(min=0)]) for tokens in ids.values()]
+    losses = [
+        symmetric_info_nce(one, other, temperature=temperature, absent=items == ABSENT)
+        for one, other in combinations(states, 2)
+    ]
     return torch.stack(losses).mean()
 
 
-def symmetric_info_nce(one: Tensor, other: Tensor, *, temperature: float) -> Tensor:
+def symmetric_info_nce(one: Tensor, other: Tensor, *, temperature: float, absent: Tensor | None = None) -> Tensor:
     """Return InfoNCE (arXiv 1807.03748, eq. 4) between rows of one (I, D) and other (I, D), both directions averaged.
 
-    The similarity is the cosine over temperature; row i's positive is row i, all other rows are its negatives.
+    The similarity is the cosine over temperature; row i's positive is row i, all other rows are its negatives. Rows
+    that are absent (I,) are nobody's positive nor negative.
     """
     with torch.autocast(one.device.type, enabled=False):  # bf16 would round similarities to steps of 0.06 at 10
         similarities = nn.functional.normalize(one, dim=1) @ nn.functional.normalize(other, dim=1).T / temperature
     own = torch.arange(len(one), device=one.device)
-    return (nn.functional.cross_entropy(similarities, own) + nn.functional.cross_entropy(similarities.T, own)) / 2
+    if absent is not None:
+        similarities = similarities.masked_fill(absent | absent[:, None], HIDDEN)
+        own = own.masked_fill(absent, NO_CLASS)
+    directions = [
+        nn.functional.cross_entropy(each, own, ignore_index=NO_CLASS) for each in (similarities, similarities.T)
+    ]
+    return torch.stack(directions).mean()
 
 
 class Alignment(nn.Module):
@@ -90,7 +105,7 @@ class Alignment(nn.Module):
 
     def __init__(self, model: T5ForConditionalGeneration, ids: Mapping[str, Tensor], *, temperature: float) -> None:
         super().__init__()
-        self.encoder = model.get_encoder()  # all that learns here: processes wait for the gradient of each weight
+        self.encoder = model.get_encoder()  # all that learns here
         self.whole, self.temperature = [model], temperature  # in a list, so that it is no part of this module
         self.ids = {modality: tokens.long() for modality, tokens in ids.items()}
 
@@ -120,23 +135,32 @@ class TrainingLosses(nn.Module):
         # No buffers, which processes would send each other at every step: all have the same IDs from the start.
         self.tries = tuple(tries)
         self.ids = {modality: tokens.long() for modality, tokens in ids.items()}
+        # With fewer than two there is nothing to align: IDs may be of fused vectors.
+        self.aligns = bool(lambda_implicit) and len(self.ids) >= 2  # noqa: PLR2004
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the summed token losses of batch, and L_implicit of its distinct target items."""
+    def forward(self, batch: Batch, distinct: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the summed token losses of batch, and L_implicit of its distinct target items.
+
+        These are given where they are known: a GPU would have to be waited for to find them out.
+        """
         tokens = token_losses(self.model, batch, self.tries)
-        if not self.lambda_implicit or len(self.ids) < 2:  # noqa: PLR2004 - none where IDs are of fused vectors
+        if not self.aligns:
             return tokens, tokens.new_zeros(())
-        return tokens, implicit_alignment(self.model, self.ids, batch.items.unique(), temperature=self.temperature)
+        items = batch.items.unique() if distinct is None else distinct
+        return tokens, implicit_alignment(self.model, self.ids, items, temperature=self.temperature)
 
 
 def _path_losses(network: Network, finished: Tensor, trie: Trie, items: Tensor) -> Tensor:
-    """Return the sum of -log p over the L steps to items (B,); finished (B, L or more, D) stands before each."""
+    """Return the sum of -log p over the L steps to each of items (B,): (B,).
+
+    finished (B, T', D) stands before each step; where it ends before an ID does, the steps up to there.
+    """
     losses, states = [], torch.zeros_like(items)
-    for depth, (level, reached) in enumerate(zip(trie.levels, path_of(trie, items), strict=True)):
-        among = log_probabilities_among(network, finished[:, depth], level, children_of(level, states))  # (B, W)
-        losses.append(-among.gather(1, (reached - level.starts[states])[:, None]).sum())
+    for before, level, reached in zip(finished.unbind(1), trie.levels, path_of(trie, items), strict=False):
+        among = log_probabilities_among(network, before, level, children_of(level, states))  # (B, W)
+        losses.append(-among.gather(1, (reached - level.starts[states])[:, None])[:, 0])
         states = reached
-    return torch.stack(losses).sum()
+    return torch.stack(losses).sum(dim=0)
 
 
 def _pooled(model: T5ForConditionalGeneration, tokens: Tensor) -> Tensor:

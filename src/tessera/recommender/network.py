@@ -113,8 +113,8 @@ class Network:
         """Return states (B, T, D) after a feed-forward layer."""
         dense = layer.DenseReluDense
         inner = nn.functional.linear(normed(states, layer.layer_norm), dense.wi.weight)
-        kept: Tensor = _KeptReLU.apply(inner, self.dropout)
-        return self.added(states, kept, dense.wo, factor=1 / (1 - self.dropout))
+        kept, factor = rectified(inner, self.dropout)
+        return self.added(states, kept, dense.wo, factor=factor)
 
     def _source_bias(self, source: Tensor) -> Tensor:
         """Return what the encoder adds to the scores for the places of tokens (B, T): (1 or B, H, T, T)."""
@@ -148,7 +148,17 @@ def dropped(states: Tensor, share: float, *, factor: float = 1.0) -> Tensor:
     """Return states times factor with a random share of them 0 and the others so much larger."""
     if not share:
         return states
+    if states.device.type != "cpu":
+        return nn.functional.dropout(states, share) * factor if factor != 1 else nn.functional.dropout(states, share)
     return states * _kept(states, share).mul_(factor / (1 - share))
+
+
+def rectified(inner: Tensor, share: float) -> tuple[Tensor, float]:
+    """Return max(0, inner), in place, a random share of it 0, and the factor by which the others have yet to grow."""
+    if inner.device.type != "cpu":
+        return dropped(inner.relu_(), share), 1.0
+    kept: Tensor = _KeptReLU.apply(inner, share)
+    return kept, 1 / (1 - share)
 
 
 class _KeptReLU(torch.autograd.Function):
@@ -170,9 +180,7 @@ class _KeptReLU(torch.autograd.Function):
 
 
 def _kept(like: Tensor, share: float) -> Tensor:
-    """Return a tensor like `like` that is 0 for a random share of its elements and 1 for the others."""
-    if like.device.type != "cpu":
-        return torch.empty_like(like).bernoulli_(1 - share)
+    """Return a tensor on the CPU like `like` that is 0 for a random share of its elements and 1 for the others."""
     words = torch.empty(-(-like.numel() * BITS // 64), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
     bits = words.view(torch.int16)[: like.numel()].view(like.shape)
     is_kept = bits >= round(share * 2**BITS) - 2 ** (BITS - 1)
