@@ -112,6 +112,12 @@ def test_an_empty_history_gets_what_sold_best_and_others_stay_as_they_are(recomm
     assert recommender.recommend_all([]) == []
 
 
+def test_an_unknown_key_may_be_one_that_the_filter_left_out(recommender):
+    count = recommender.shop.items.height
+    with pytest.raises(DataError, match=rf"filter_reviews kept {count} items, and others have no ID$"):
+        recommender.recommend(["zzz"])
+
+
 def test_unknown_keys_are_told_with_what_is_near(recommender):
     key = recommender.shop.items["key"][0]
     with pytest.raises(DataError, match=f"{key[:-1]}: expected the key of an item, found none; near it are\n  {key}  "):

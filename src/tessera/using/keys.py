@@ -27,10 +27,14 @@ def near_items(key: str, items: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 def unknown_key(key: str, items: pl.DataFrame, *, expected: str = "the key of an item") -> DataError:
-    """Return the error of a key that none of items (key, title) has: it names the keys that are near."""
+    """Return the error of a key that none of items (key, title) has: it names the keys that are near.
+
+    It may well be the key of an item, one that had too few interactions and was left out.
+    """
     near = [f"\n  {known}  {printable(title)}" for known, title in near_items(key, items)]
     found = f"found none; near it are{''.join(near)}" if near else "found none like it"
-    return DataError(f"{printable(key)}: expected {expected}, {found}")
+    kept = f"filter_reviews kept {items.height:,} items, and others have no ID"
+    return DataError(f"{printable(key)}: expected {expected}, {found}\n  {kept}")
 
 
 def printable(text: str) -> str:
