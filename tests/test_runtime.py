@@ -1,11 +1,13 @@
 import logging
+import os
 from typing import Annotated
+from unittest.mock import Mock
 
 import pytest
 import typer
 
 from tessera.errors import DataError, ParamsError
-from tessera.runtime import log, run, torch_device
+from tessera.runtime import accelerator_on, log, run, torch_device
 
 
 def main(items: Annotated[int, typer.Option(help="How many.")]) -> None:
@@ -84,6 +86,19 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, name, found):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert str(torch_device(name)) == found
+
+
+@pytest.mark.parametrize("told", [None, "max_split_size_mb:64"])
+def test_a_gpus_memory_can_grow_unless_somebody_says_otherwise(monkeypatch, told):
+    """It is told before the GPU is first used, which for want of one is where this ends."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.set_device", Mock(side_effect=RuntimeError("first used")))
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    if told:
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", told)
+    with pytest.raises(RuntimeError, match="first used"):
+        accelerator_on("cuda", precision="fp32")
+    assert os.environ.pop("PYTORCH_CUDA_ALLOC_CONF") == (told or "expandable_segments:True")
 
 
 @pytest.mark.parametrize(("name", "message"), [("gpu", "found 'gpu'"), ("cuda", "and no GPU is here")])

@@ -170,6 +170,8 @@ def accelerator_on(device: str, *, precision: str) -> "Accelerator":
     if chosen.type == "cuda":
         import torch
 
+        # CUDA graphs of many shapes share memory that can grow; without, each leaves what is too small for the next.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         torch.cuda.set_device(chosen)
         if precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
             precision = "bf16"
