@@ -227,7 +227,7 @@ def stopped_stage(stage: str, run: Path, *, after: float) -> Taken:
 
 def command(stage: str) -> list[str]:
     """Return the command line of a stage, without DVC."""
-    _, script, *options = shlex.split(STAGES[stage]["cmd"])
+    _, _, script, *options = shlex.split(STAGES[stage]["cmd"])
     return [sys.executable, str(ROOT / script), *options]
 
 

@@ -109,7 +109,7 @@ def run_stage(
             (folder / dependency).symlink_to(inputs / dependency)
     write_params(folder / "params.yaml", changes, conf=conf, overrides=overrides)
     app = command(importlib.import_module(f"stages.{stage}").main)
-    _, _, *options = shlex.split(spec["cmd"])
+    _, _, _, *options = shlex.split(spec["cmd"])
     AcceleratorState._reset_state(reset_partial_state=True)  # a stage is a process of its own, but not here
     before = Path.cwd()
     os.chdir(folder)

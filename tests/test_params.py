@@ -38,6 +38,7 @@ from tessera.params import load_params
             r"t5\.alignment_epochs: expected 0, as joint alone has IDs",
         ),
         ({"quant.con_start_level": 5}, r"quant\.con_start_level: expected at most quant\.levels = 4, found 5"),
+        ({"quant.con_start_level": 4}, r"less than quant\.levels = 4, found as much, .* 0\.1 has no level to weigh"),
         ({"filter.valid_from": 0.9}, r"filter\.valid_from: expected less than filter\.test_from = 0\.9, found 0\.9"),
         ({"filter.valid_from": 0.0}, r"filter\.valid_from: .*greater than 0, found 0\.0"),
         ({"filter.test_from": 1.0}, r"filter\.test_from: .*less than 1, found 1\.0"),

@@ -34,6 +34,8 @@ ORDER = [
     "evaluate",
     "write_report",
 ]
+#: What each command begins with, so that a copy of the repository runs its own package.
+OWN_CODE = "PYTHONPATH=src"
 # These can make a stage fail but not change what it writes, so they are not dependencies.
 INFRASTRUCTURE = {
     SOURCE / f"{name}.py"
@@ -137,10 +139,23 @@ def test_the_stages_are_those_of_the_design_in_the_order_of_the_work():
     assert {file.stem for file in (ROOT / "stages").glob("*.py")} == set(ORDER)
 
 
+def test_a_copy_of_the_repository_runs_the_code_that_is_in_it(tmp_path):
+    """As DVC's copies for experiments do: the environment has another one installed, that of the working tree."""
+    (tmp_path / "src" / "tessera").mkdir(parents=True)
+    (tmp_path / "src" / "tessera" / "__init__.py").write_text("")
+    ask = "python -c 'import tessera; print(tessera.__file__)'"
+    told = [
+        subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        for line in (f"{OWN_CODE} {ask}", ask)
+    ]
+    assert Path(told[0].strip()).resolve().is_relative_to(tmp_path.resolve())
+    assert not Path(told[1].strip()).resolve().is_relative_to(tmp_path.resolve())
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_name(stage):
     launched = r"python|\$\{launcher\}"
-    assert re.match(rf"({launched}) stages/{stage}\.py ", STAGES[stage]["cmd"])
+    assert re.match(rf"{OWN_CODE} ({launched}) stages/{stage}\.py ", STAGES[stage]["cmd"])
     own_folders = (f"data/{stage}/", f"metrics/{stage}.json", f"metrics/plots/{stage}", "report/", "metrics/report.md")
     assert all(path.startswith(own_folders) for path in outputs(stage))
 

@@ -32,7 +32,7 @@ FIRST = list(STAGES)[: list(STAGES).index("train_t5")]
 
 
 def command(stage: str, launcher: list[str]) -> list[str]:
-    _, _, *options = shlex.split(STAGES[stage]["cmd"])
+    _, _, _, *options = shlex.split(STAGES[stage]["cmd"])
     return [*launcher, str(ROOT / "stages" / f"{stage}.py"), *options]
 
 
@@ -180,7 +180,7 @@ ERRORS = {
     ),
     "a codebook too small for the catalogue": (
         "resolve_collisions",
-        {"quant.codebook_size": 2, "quant.levels": 2},
+        {"quant.codebook_size": 2, "quant.levels": 2, "quant.con_start_level": 1},
         ["quant.codebook_size: expected an ID for each of 57 items, found none for 53: B", "2 levels make 4 IDs"],
     ),
     "a checkpoint of another vocabulary": (

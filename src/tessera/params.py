@@ -410,6 +410,11 @@ class Params(Section):
                 f"quant.con_start_level: expected at most quant.levels = {self.quant.levels}, "
                 f"found {self.quant.con_start_level}"
             )
+        if self.quant.lambda_con and len(self.modalities) > 1 and self.quant.con_start_level == self.quant.levels:
+            raise ValueError(
+                f"quant.con_start_level: expected less than quant.levels = {self.quant.levels}, found as much, where "
+                f"quant.lambda_con = {self.quant.lambda_con} has no level to weigh; 0 does without it"
+            )
         if self.filter.valid_from >= self.filter.test_from:
             raise ValueError(
                 f"filter.valid_from: expected less than filter.test_from = {self.filter.test_from}, "
@@ -499,7 +504,7 @@ def quantised(modalities: list[str], *, layout: str) -> list[str]:
 def load_params(path: Path) -> Params:
     """Return the parameters at path.
 
-    The whole file is checked, so that a slip in the last section stops the first stage and not the last.
+    The whole file is checked, so that a value that cannot be stops the first stage and not the last.
 
     Raises ParamsError naming the key, what was expected and what was found.
     """

@@ -89,6 +89,35 @@ def test_lenders_keep_their_codes_whatever_their_place():
         assert codes[1, 2:].tolist() in ([], [0])
 
 
+def test_who_only_borrows_a_path_takes_no_code_that_another_wants():
+    """All three have code 0; of the others 0.9 is nearer than -0.95. Alone, the second takes 0.9, whoever borrows."""
+    codebooks = np.float32([[[0], [0.9], [-0.95]]])
+    residuals = np.float32([[0.1], [0.2], [0.1]])
+    three = Paths(np.zeros((3, 1), np.int64), residuals, codebooks)
+    present = np.array([True, True, False])
+    assert resolve(three, rule="reassign", names=list("abc"), present=present).tolist() == [[0], [1], [2]]
+    nearer = Paths(three.codes[1:], residuals[1:], codebooks)
+    assert resolve(nearer, rule="reassign", names=list("bc"), present=present[1:]).tolist() == [[0], [1]]
+
+
+def test_the_others_have_the_ids_that_they_would_have_alone():
+    generator = np.random.default_rng(0)
+    codes, residuals = generator.integers(0, 4, (120, 3)), generator.normal(size=(120, 2)).astype(np.float32)
+    everyone = Paths(codes, residuals, generator.normal(size=(3, 8, 2)).astype(np.float32))
+    called = [str(item) for item in range(120)]
+    for lacking, fixed in ((generator.random(120) < 0.4, 0), (np.ones(120, np.bool_), 0), (np.arange(120) > 80, 1)):
+        there = ~lacking
+        alone = resolve(
+            everyone._replace(codes=codes[there], residuals=residuals[there]),
+            rule="reassign",
+            names=called,
+            fixed=fixed,
+        )
+        found = resolve(everyone, rule="reassign", names=called, present=there, fixed=fixed)
+        assert np.array_equal(found[there], alone)
+        assert len(np.unique(found, axis=0)) == 120
+
+
 def test_a_catalogue_of_which_a_third_lacks_pictures_gets_ids():
     """Of 3,000 items 1,100 share the mean's path: more than the 1,024 IDs that the last two levels of 32 codes have."""
     generator = np.random.default_rng(0)

@@ -156,13 +156,28 @@ def test_what_is_not_there_is_run_once_and_compared(repository, tessera):
     assert float(rows["good"]["relative_difference"]) == pytest.approx(11.5 / 12 / 0.5 - 1)
     assert (rows["good"]["best_other"], rows["good"]["gain"], rows["good"]["p_value"]) == ("the same", "0.0", "1.0")
     assert (rows["poor"]["best_other"], float(rows["poor"]["gain"])) == ("good", -0.5)
-    assert float(rows["poor"]["p_value"]) == pytest.approx(2 * 2 / 2**6, abs=0.02)
+    assert float(rows["poor"]["p_value"]) == pytest.approx(3 * 2 / 2**6, abs=0.02)
     assert rows["poor"]["parameters"] == "1234"
     assert 0 <= float(rows["poor"]["seconds"]) < 60
     assert rows["to come"]["status"].startswith("cannot be composed: ")
     assert rows["elsewhere"]["status"] == "published figures only"
     assert "good" in (repository / "report/experiments/mine.md").read_text()
     assert "<html" in (repository / "report/experiments/mine.html").read_text()
+
+
+def test_a_setting_that_a_row_hides_is_told_of(tessera):
+    _, told = tessera("show", "mine", "-S", "system=sasrec", "--rows", "good")
+    assert "-S system=sasrec: without effect on what sets it by itself: good" in told
+    _, told = tessera("show", "mine", "-S", "quant.levels=3", "--rows", "good")
+    assert "without effect" not in told
+
+
+def test_runs_on_data_that_has_changed_since_are_told_of(repository, tessera, monkeypatch):
+    assert tessera("run", "mine", "--seeds", "1")[0] == 0
+    monkeypatch.setattr("tessera.experiments.results.on_the_latest_data", lambda runs: list(runs)[1:])
+    tessera("show", "mine", "--seeds", "1")
+    assert "on other data than the latest run" in shown(repository, "mine")["good"]["status"]
+    assert shown(repository, "mine")["good"]["mean"] == ""
 
 
 def test_a_run_is_found_after_another_commit_and_a_new_seed_is_run(repository, tessera):

@@ -2,7 +2,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tessera.experiments.results import Cell, find_rivals
+from tessera.experiments.results import Cell, find_rivals, on_the_latest_data
+from tessera.experiments.runs import Experiment, Plan
 
 
 def gains(*values, users=None):
@@ -16,7 +17,8 @@ def rivals(**rows):
 def test_each_row_is_tested_against_the_best_other_one():
     """By hand: best beats middle in 4 of 8 users and loses none, so 2 of 2^4 flips are as far: p = 0.125.
 
-    worst loses to best in 6 of 8: 2 of 2^6. Holm: two pairs, so that the smaller is doubled.
+    worst loses to best in 6 of 8: 2 of 2^6. Holm: three pairs were in play, so that the smallest is tripled and the
+    next doubled.
     """
     found = rivals(
         middle=gains(1, 1, 0, 0, 0, 0, 0, 0),
@@ -26,7 +28,7 @@ def test_each_row_is_tested_against_the_best_other_one():
     assert {row: rival.row for row, rival in found.items()} == {"middle": "best", "best": "middle", "worst": "best"}
     assert {row: rival.gain for row, rival in found.items()} == {"middle": -0.5, "best": 0.5, "worst": -0.75}
     p_values = {row: rival.p_value for row, rival in found.items()}
-    assert p_values == pytest.approx({"middle": 2 / 16, "best": 2 / 16, "worst": 2 * 2 / 64}, abs=0.01)
+    assert p_values == pytest.approx({"middle": 2 * 2 / 16, "best": 2 * 2 / 16, "worst": 3 * 2 / 64}, abs=0.01)
     assert p_values["middle"] == p_values["best"]
 
 
@@ -52,6 +54,42 @@ def test_rows_of_other_users_are_rivals_among_themselves():
         "later": "later_worse",
         "later_worse": "later",
     }
+
+
+LOCK = """schema: '2.0'
+stages:
+  filter_reviews:
+    deps:
+    - path: elsewhere.csv
+      md5: {commit}
+  download_reviews:
+    cmd: PYTHONPATH=src python stages/download_reviews.py
+    deps:
+    - path: /data/films
+      hash: md5
+      md5: {data}.dir
+      nfiles: 3
+    - path: src/tessera/items/amazon.py
+      md5: {commit}
+    - path: stages/download_reviews.py
+      md5: {commit}
+    params:
+      params.yaml:
+        dataset: demo
+"""
+
+
+def test_runs_on_other_data_than_the_latest_are_not_compared_with_it(monkeypatch):
+    """What is in a folder changes, and its name does not. Code is no data."""
+    data = {"old": "111", "same": "222", "latest": "222", "gone": None}
+    locks = {commit: data[commit] and LOCK.format(commit=commit, data=data[commit]) for commit in data}
+    monkeypatch.setattr("tessera.experiments.results._file_of", lambda experiment, _: locks[experiment.commit])
+    runs = {
+        Plan(commit, "films", 0, (), commit): Experiment(commit, "base", ended, None)
+        for ended, commit in enumerate(["old", "same", "gone", "latest"])
+    }
+    assert [plan.row for plan in on_the_latest_data(runs)] == ["same", "latest"]
+    assert on_the_latest_data({}) == []
 
 
 def test_a_difference_is_relative_to_what_was_published():

@@ -41,12 +41,12 @@ def test_every_row_of_the_projects_tables_is_valid(name):
 
 def test_a_plan_is_what_is_typed_after_set_param():
     """Later ones win: those of a row over those of the command line, and these over those of the table."""
-    mine = table(one=["quant.levels=2"]).model_copy(update={"overrides": ["quant.levels=5", "quant.alpha=0.5"]})
+    mine = table(one=["quant.levels=3"]).model_copy(update={"overrides": ["quant.levels=5", "quant.alpha=0.5"]})
     plans, _ = plan_runs(mine, conf=CONF, settings=["quant.levels=4", "quant.alpha=0.75"])
     assert [plan.seed for plan in plans] == [0, 1]
     for plan in plans:
         typed = params(*plan.overrides)
-        assert (typed.quant.levels, typed.quant.alpha, typed.seed) == (2, 0.75, plan.seed)
+        assert (typed.quant.levels, typed.quant.alpha, typed.seed) == (3, 0.75, plan.seed)
         assert plan.fingerprint == fingerprint(typed)
 
 

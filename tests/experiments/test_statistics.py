@@ -59,6 +59,7 @@ def test_holm_by_hand():
     assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+    assert holm([0.03, 0.01], tests=5) == pytest.approx([0.12, 0.05])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

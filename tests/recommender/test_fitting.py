@@ -168,6 +168,30 @@ def test_the_alignment_comes_first_and_the_training_starts_from_its_weights(worl
     assert not same(in_one, trained(here, model, sizes=NO_DROPOUT, **settings))
 
 
+class OneOfSeveral(Accelerator):
+    """One of several processes, in which nothing comes of the others."""
+
+    def __init__(self, process, *, processes):
+        super().__init__(cpu=True)
+        self.process, self.processes = process, processes
+
+    num_processes = property(lambda self: self.processes)
+    process_index = property(lambda self: self.process)
+
+    def reduce(self, mine, reduction):  # noqa: ARG002
+        return mine
+
+
+@pytest.mark.parametrize("process", [0, 2])
+def test_each_process_has_an_item_of_every_batch_of_the_alignment(world, model, process):
+    here = world(items=27)
+    settings = SETTINGS._replace(alignment_epochs=1, batch_size=2)
+    (loss,) = align(model(here), here.tokens, settings=settings, accelerator=OneOfSeveral(process, processes=3))
+    assert math.isfinite(loss)
+    with pytest.raises(DataError, match="items: expected one for each of 28 processes, found 27"):
+        align(model(here), here.tokens, settings=settings, accelerator=OneOfSeveral(process, processes=28))
+
+
 def test_a_training_that_was_killed_after_its_alignment_ends_like_one_that_was_not(world, model, tmp_path):
     here, store = world(), CheckpointStore(tmp_path, "training")
     with pytest.raises(KilledError):

@@ -73,7 +73,8 @@ def resolve(
 
     `sinkhorn` is for `uniform` alone.
 
-    Items that are not present (N,) only borrow their path, and give way: they come after the others.
+    Items that are not present (N,) only borrow their path, and give way: the others have the IDs that they would have
+    alone.
 
     The first `fixed` items have their IDs for good: distinct codes that the others give way to. Those then follow
     `reassign` where the rule is `uniform`, and are numbered on where it is `extra_code`.
@@ -90,9 +91,16 @@ def resolve(
         )
         return resolve(paths._replace(codes=codes), rule="reassign", names=names, present=present)
     if present is not None and not present[fixed:].all():
-        order = np.argsort(~present & (np.arange(len(present)) >= fixed), kind="stable")
+        gives_way = ~present & (np.arange(len(present)) >= fixed)
+        order = np.argsort(gives_way, kind="stable")
         ordered = paths._replace(codes=paths.codes[order], residuals=paths.residuals[order])
-        resolved = resolve(ordered, rule=rule, names=[names[item] for item in order], fixed=fixed)
+        called = [names[item] for item in order]
+        if rule == "reassign":
+            count = int(np.count_nonzero(~gives_way))
+            first = Paths(ordered.codes[:count], ordered.residuals[:count], ordered.codebooks)
+            settled = reassign(first, names=called[:count], fixed=fixed)
+            ordered, fixed = ordered._replace(codes=np.concatenate([settled, ordered.codes[count:]])), count
+        resolved = resolve(ordered, rule=rule, names=called, fixed=fixed)
         codes = np.empty_like(resolved)
         codes[order] = resolved
         return codes

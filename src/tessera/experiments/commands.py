@@ -25,7 +25,7 @@ TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The name of a f
 Seeds = Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N - 1 instead of the table's.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="This data set instead of the table's; again.")]
 Rows = Annotated[list[str] | None, typer.Option("--rows", help="This row alone; again for another.")]
-Settings = Annotated[list[str] | None, typer.Option("--set-param", "-S", help="Of every row, as for `dvc exp run`.")]
+Settings = Annotated[list[str] | None, typer.Option("--set-param", "-S", help="Of every row, where no row sets it.")]
 #: What a table sets by itself, and the option that asks for another.
 OPTIONS = {"seed": "--seeds", "dataset": "--dataset"}
 
@@ -49,7 +49,7 @@ def run_table(
     """Run what is not there yet of a table: each row on each data set with each seed.
 
     A run is there if DVC has an experiment of this command with the same parameters, whatever the commit.
-    The working tree stays as it is; each run starts from it as it then is, changes that are not committed included.
+    The working tree stays as it is; each run starts from it as it then is, changes of files that git knows included.
     A run that fails is named with its log and stops no other.
     """
     from tessera.experiments.runs import find_experiments, run_plans
@@ -83,7 +83,7 @@ def show_table(
     dataset: Datasets = None,
     rows: Rows = None,
     set_param: Settings = None,
-    flips: Annotated[int, typer.Option(min=1, help="Random sign flips of the permutation test.")] = 10_000,
+    flips: Annotated[int, typer.Option(min=1, help="Random sign flips of the permutation test.")] = 100_000,
     draw: Annotated[int, typer.Option(min=0, help="The seed of the flips.")] = 0,
     tables: Tables = Path("experiments"),
     conf: Conf = Path("conf"),
@@ -132,11 +132,13 @@ def _asked(
 
 
 def _planned(table: "Table", conf: Path, settings: Sequence[str] | None) -> "tuple[list[Plan], list[Refusal]]":
-    from tessera.experiments.runs import plan_runs
+    from tessera.experiments.runs import plan_runs, rows_without
 
     for setting in settings or []:
         if (key := setting.partition("=")[0]) in OPTIONS:
             raise ParamsError(f"{setting}: expected a setting of every row, found what {OPTIONS[key]} says")
+        if rows := rows_without(setting, table):
+            log.warning("-S %s: without effect on what sets it by itself: %s", setting, ", ".join(rows))
     return plan_runs(table, conf=conf, settings=settings or [])
 
 

@@ -103,8 +103,9 @@ def notes(results: Results) -> str:
         f"Mean and standard deviation over seeds; beside or below it what was published, and how far the mean is from "
         f"that. Against the best other row: the difference in {results.measures[0]}, and the p-value of a paired "
         f"permutation test over users ({results.flips:,} sign flips of gains averaged over seeds) after Holm's "
-        f"correction for all pairs that are compared on the data set. Time is that of a run; what came from DVC's "
-        f"cache took none. Parameters are those of the T5. Commits that were run: {commits}."
+        f"correction for all pairs of rows on the data set. It is of these trainings: another seed may move a row by "
+        f"more, as the deviations show, and of a row with one seed it is not known by how much. Time is that of a run; "
+        f"what came from DVC's cache took none. Parameters are those of the T5. Commits that were run: {commits}."
     )
 
 

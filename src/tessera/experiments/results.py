@@ -7,6 +7,7 @@ in the cache). Where the ranks are not in the cache, the row has its measures bu
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +29,13 @@ NOT_RUN: Final = "not run"
 PUBLISHED_ONLY: Final = "published figures only"
 
 PER_USER_FILE: Final = "data/evaluate/per_user.parquet"
+#: Its status where a row was run before the data changed: not to be compared with the others.
+OTHER_DATA: Final = "on other data than the latest run: `dvc exp remove` it, and run it again"
+
+#: The inputs of the stage that reads the reviews, as dvc.lock tells of them; and which of these are code.
+_FIRST_STAGE: Final = re.compile(r"^  download_reviews:\n.*?^    (?:params|outs):", re.DOTALL | re.MULTILINE)
+_DEPENDENCY: Final = re.compile(r"    - path: .*\n(?:      .*\n)*")
+_IS_CODE: Final = re.compile(r"path: (?:src|stages)/")
 _LOCKED: Final = re.compile(rf"path: {re.escape(PER_USER_FILE)}\n +hash: md5\n +md5: '?([0-9a-f]{{32}})")
 
 
@@ -45,11 +53,14 @@ class Cell(NamedTuple):
 
 
 class Rival(NamedTuple):
-    """The best other row by the first measure, how much better than it a row is, and how likely by chance alone."""
+    """The best other row by the first measure, how much better than it a row is, and how likely by chance alone.
+
+    Chance is that of the users: of these trainings, and not of others with other seeds.
+    """
 
     row: str
     gain: float
-    p_value: float  # adjusted for all the tests of the data set
+    p_value: float  # adjusted for all pairs of rows of the same users, since which one is best was seen before
 
 
 class Line(NamedTuple):
@@ -113,11 +124,12 @@ def collect(
     }
     parts = []
     for dataset in table.datasets:
-        reasons = {refusal.row: refusal.reason for refusal in refusals if refusal.dataset == dataset}
-        runs = {
-            row: [run for plan, run in measured.items() if (plan.row, plan.dataset) == (row, dataset)]
-            for row in table.rows
+        reasons = {
+            refusal.row: f"cannot be composed: {refusal.reason}" for refusal in refusals if refusal.dataset == dataset
         }
+        alike = on_the_latest_data({plan: experiments[plan.fingerprint] for plan in there if plan.dataset == dataset})
+        runs = {row: [measured[plan] for plan in alike if plan.row == row] for row in table.rows}
+        reasons |= {plan.row: OTHER_DATA for plan in there if plan.dataset == dataset and plan not in alike}
         rivals = find_rivals(
             {row: _mean_gains([run.gains for run in of_row]) for row, of_row in runs.items()},
             flips=flips,
@@ -131,6 +143,24 @@ def collect(
     return Results(table.title, list(table.measures), table.seeds, flips, parts, baselines)
 
 
+def on_the_latest_data(runs: Mapping[Plan, Experiment]) -> list[Plan]:
+    """Return the runs, of one data set, that read the same reviews as the latest of them.
+
+    Parameters name a file or folder, and tell nothing of what is in it; dvc.lock does.
+    """
+    if not runs:
+        return []
+    read = {plan: _data_of(experiment) for plan, experiment in runs.items()}
+    latest = read[max(runs, key=lambda plan: runs[plan].ended)]
+    return [plan for plan in runs if read[plan] == latest]
+
+
+def _data_of(experiment: Experiment) -> str:
+    """Return the lines of dvc.lock that tell what the first stage read, but for its code."""
+    stage = _FIRST_STAGE.search(_file_of(experiment, "dvc.lock") or "")
+    return "".join(each for each in _DEPENDENCY.findall(stage[0] if stage else "") if not _IS_CODE.search(each))
+
+
 def find_rivals(
     gains: Mapping[str, pl.DataFrame | None], *, flips: int, generator: np.random.Generator
 ) -> dict[str, Rival]:
@@ -138,6 +168,8 @@ def find_rivals(
 
     The two best rows are each other's rivals: one test. The test is of users in pairs, so that only rows of the same
     users are rivals: those of another split are compared among themselves, and a row alone with its users has none.
+
+    The best is the best of these data, so that all pairs were in play, and Holm's correction is for all of them.
     """
     known = {row: table for row, table in gains.items() if table is not None}
     best_first = sorted(known, key=lambda row: -known[row]["gain"].to_numpy().mean())
@@ -148,7 +180,9 @@ def find_rivals(
     }
     differences = {row: (known[row]["gain"] - known[other]["gain"]).to_numpy() for row, other in others.items()}
     pairs = {frozenset((row, others[row])): difference for row, difference in differences.items()}
-    p_values = holm([permutation_test(each, flips=flips, generator=generator) for each in pairs.values()])
+    in_play = sum(one["user"].equals(other["user"]) for one, other in combinations(known.values(), 2))
+    found = [permutation_test(each, flips=flips, generator=generator) for each in pairs.values()]
+    p_values = holm(found, tests=in_play)
     adjusted = dict(zip(pairs, p_values, strict=True))
     return {
         row: Rival(others[row], float(difference.mean()), adjusted[frozenset((row, others[row]))])
@@ -172,7 +206,7 @@ def _line(
     if table.rows[row].overrides is None:
         status = PUBLISHED_ONLY
     elif reason is not None:
-        status = f"cannot be composed: {reason}"
+        status = reason
     else:
         status = NOT_RUN if not runs else f"{len(runs)} of {table.seeds} seeds" if len(runs) < table.seeds else ""
     return Line(

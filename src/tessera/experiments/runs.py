@@ -97,6 +97,16 @@ def plan_runs(table: Table, *, conf: Path, settings: Sequence[str]) -> tuple[lis
     return plans, refusals
 
 
+def rows_without(setting: str, table: Table) -> list[str]:
+    """Return the rows for which a setting of every row does nothing, since they set the same parameter."""
+    key = _key(setting)
+    return [name for name, row in table.rows.items() if key in map(_key, row.overrides or ())]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
 def fingerprint(params: Params) -> str:
     """Return what tells runs apart: DIGITS hexadecimal digits of all parameters but those that say where to run."""
     return hashlib.sha256(params.model_dump_json(exclude=WHEREABOUTS).encode()).hexdigest()[:DIGITS]

@@ -41,16 +41,20 @@ def permutation_test(differences: Floats, *, flips: int, generator: np.random.Ge
     return (as_far + 1) / (flips + 1)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], *, tests: int | None = None) -> list[float]:
     """Return p-values as they are after several tests, so that a false alarm among all is as rare as it is in one.
 
     The smallest of m is multiplied by m, the next by m - 1 and so on; none is below one before it, nor above 1
     (Holm 1979). [0.01, 0.04, 0.03] gives [0.03, 0.06, 0.06].
+
+    Where tests are more than p_values, m is their number: those whose p-values are not known count as larger, which
+    makes the others at least as large as they would be.
     """
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    for tests_left, place in zip(range(len(p_values), 0, -1), order, strict=True):
+    for before, place in enumerate(order):
+        tests_left = (len(p_values) if tests is None else tests) - before
         highest = max(highest, min(1.0, tests_left * p_values[place]))
         adjusted[place] = highest
     return adjusted

@@ -137,7 +137,10 @@ def align(
 ) -> list[float]:
     """Train the encoder of model by `Alignment` for settings.alignment_epochs; return the loss of each.
 
-    Every epoch passes over all items in the fewest batches of at most settings.batch_size; processes share a batch.
+    Every epoch passes over all items in the fewest batches of at most settings.batch_size; processes share a batch, in
+    which there is an item for each of them.
+
+    Raises DataError where there are fewer items than processes.
     """
     if not settings.alignment_epochs:
         return []
@@ -146,7 +149,9 @@ def align(
     gradients = Gradients(alignment.parameters(), accelerator)
     alignment.train()
     count = len(next(iter(ids.values())))
-    cuts = -(-count // settings.batch_size)
+    if count < accelerator.num_processes:
+        raise DataError(f"items: expected one for each of {accelerator.num_processes} processes, found {count}")
+    cuts = min(-(-count // settings.batch_size), count // accelerator.num_processes)
     steps_in_all = settings.alignment_epochs * cuts
     losses = []
     for epoch in range(settings.alignment_epochs):
