@@ -34,8 +34,8 @@ ORDER = [
     "evaluate",
     "write_report",
 ]
-#: What each command begins with, so that a copy of the repository runs its own package.
-OWN_CODE = "PYTHONPATH=src"
+#: What each command begins with, so that a copy of the repository runs its own package, before what else there is.
+OWN_CODE = "PYTHONPATH=src:$PYTHONPATH"
 # These can make a stage fail but not change what it writes, so they are not dependencies.
 INFRASTRUCTURE = {
     SOURCE / f"{name}.py"
@@ -155,7 +155,7 @@ def test_a_copy_of_the_repository_runs_the_code_that_is_in_it(tmp_path):
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_name(stage):
     launched = r"python|\$\{launcher\}"
-    assert re.match(rf"{OWN_CODE} ({launched}) stages/{stage}\.py ", STAGES[stage]["cmd"])
+    assert re.match(rf"{re.escape(OWN_CODE)} ({launched}) stages/{stage}\.py ", STAGES[stage]["cmd"])
     own_folders = (f"data/{stage}/", f"metrics/{stage}.json", f"metrics/plots/{stage}", "report/", "metrics/report.md")
     assert all(path.startswith(own_folders) for path in outputs(stage))
 
