@@ -54,6 +54,17 @@ def test_gradients_add_up_and_begin_anew_where_they_are():
     assert [weight.grad.data_ptr() for weight in one.parameters()] == places
 
 
+def test_two_of_the_same_weights_share_their_memory_and_begin_with_0():
+    """The alignment comes between the making of a training's and its first step."""
+    network = layer()
+    whole, part = Gradients(network.parameters(), Accelerator(cpu=True)), [network.weight]
+    whole.add(network.weight.sum() + network.bias.sum())
+    other = Gradients(part, Accelerator(cpu=True))
+    assert not network.weight.grad.any()
+    other.add(2 * network.weight.sum())
+    assert network.weight.grad.unique().tolist() == whole.sums[0].unique().tolist() == [2]
+
+
 def test_every_process_has_the_sum_over_all():
     network = layer()
     others = torch.arange(8.0), torch.full((8,), 100.0)

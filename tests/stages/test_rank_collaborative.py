@@ -101,9 +101,14 @@ def test_the_strengths_of_slist_are_written_and_no_others(rank, tmp_path):
 def test_a_factorisation_is_loaded_where_it_is_asked_for_alone(tmp_path):
     """In an environment without the library everything else works."""
     (tmp_path / "implicit.py").write_text("raise ImportError('not needed')")
-    code = "import stages.rank_collaborative, tessera.recommender.factors"
+    code = "import sys, stages.rank_collaborative, tessera.recommender.factors; print(*sys.modules)"
     path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "src")])
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, text=True
+    )
+    loaded = done.stdout.split()
+    assert "tessera.recommender.factors" in loaded
+    assert "implicit" not in loaded
 
 
 def test_without_members_there_is_an_empty_table(rank):

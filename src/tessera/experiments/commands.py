@@ -132,10 +132,10 @@ def _asked(
 
 
 def _planned(table: "Table", conf: Path, settings: Sequence[str] | None) -> "tuple[list[Plan], list[Refusal]]":
-    from tessera.experiments.runs import plan_runs, rows_without
+    from tessera.experiments.runs import key_of, plan_runs, rows_without
 
     for setting in settings or []:
-        if (key := setting.partition("=")[0]) in OPTIONS:
+        if (key := key_of(setting)) in OPTIONS:
             raise ParamsError(f"{setting}: expected a setting of every row, found what {OPTIONS[key]} says")
         if rows := rows_without(setting, table):
             log.warning("-S %s: without effect on what sets it by itself: %s", setting, ", ".join(rows))

@@ -27,11 +27,10 @@ Gains = Mapping[str, Callable[[Floats], Floats]]
 
 NOT_RUN: Final = "not run"
 PUBLISHED_ONLY: Final = "published figures only"
-
-PER_USER_FILE: Final = "data/evaluate/per_user.parquet"
-#: Its status where a row was run before the data changed: not to be compared with the others.
+#: Of a row that was run before the data changed, and so is not to be compared with the others.
 OTHER_DATA: Final = "on other data than the latest run: `dvc exp remove` it, and run it again"
 
+PER_USER_FILE: Final = "data/evaluate/per_user.parquet"
 #: The inputs of the stage that reads the reviews, as dvc.lock tells of them; and which of these are code.
 _FIRST_STAGE: Final = re.compile(r"^  download_reviews:\n.*?^    (?:params|outs):", re.DOTALL | re.MULTILINE)
 _DEPENDENCY: Final = re.compile(r"    - path: .*\n(?:      .*\n)*")

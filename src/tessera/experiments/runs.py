@@ -99,11 +99,12 @@ def plan_runs(table: Table, *, conf: Path, settings: Sequence[str]) -> tuple[lis
 
 def rows_without(setting: str, table: Table) -> list[str]:
     """Return the rows for which a setting of every row does nothing, since they set the same parameter."""
-    key = _key(setting)
-    return [name for name, row in table.rows.items() if key in map(_key, row.overrides or ())]
+    key = key_of(setting)
+    return [name for name, row in table.rows.items() if key in map(key_of, row.overrides or ())]
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """Return the parameter, or the group of conf/, that an override sets: t5.lr of `t5.lr=0.01` or `+t5.lr=0.01`."""
     return override.partition("=")[0].lstrip("+~")
 
 

@@ -225,7 +225,7 @@ class Training:
         self.optimizer = optimizer_of(self.losses, accelerator.device, settings=settings)
         self.gradients = Gradients(self.losses.parameters(), accelerator)
         self.add_gradients = replayed(self._add_gradients, accelerator.device)
-        self.source, self.train = train, train.to(accelerator.device)
+        self.samples, self.train = train, train.to(accelerator.device)
         self.token_modalities = torch.from_numpy(vocabulary.token_modalities).to(accelerator.device)
         self.processes, self.process = accelerator.num_processes, accelerator.process_index
 
@@ -242,7 +242,7 @@ class Training:
         """Return the epoch's steps; each holds up to settings.accumulation batches for all processes together."""
         generator = torch.Generator().manual_seed(_derived_seed(self.settings.seed, epoch))
         batches = cut_into_batches(
-            self.source.source.lengths,
+            self.samples.source.lengths,
             batch_size=self.settings.batch_size,
             smallest=self.processes,
             generator=generator,
@@ -259,7 +259,7 @@ class Training:
         sums = torch.zeros(3, device=self.accelerator.device)  # token losses, tokens, L_implicit
         for number, batches in enumerate(told, start=epoch * len(steps)):
             rate = _set_rate(self.optimizer, number, steps=self.settings.epochs * len(steps), settings=self.settings)
-            tokens_in_all = sum(int(self.source.target.lengths_of(rows).sum()) for rows in batches)
+            tokens_in_all = sum(int(self.samples.target.lengths_of(rows).sum()) for rows in batches)
             divisors = [self._number(each) for each in (tokens_in_all, len(batches) * self.processes)]
             for rows in batches:
                 batch, distinct = self._batch(rows[self.process :: self.processes], masking)
@@ -295,14 +295,14 @@ class Training:
     def _batch(self, rows: Tensor, masking: torch.Generator) -> tuple[Batch, Tensor]:
         """Return the batch of rows with modalities hidden, and its distinct target items if they are to be aligned.
 
-        What is asked of the samples is asked on the CPU, and nothing is waited for on a GPU.
+        What is asked of the samples is asked on the CPU, so that a GPU is waited for only where modalities are hidden.
         """
         device = self.accelerator.device
-        source, target = (int(lists.lengths_of(rows).max()) for lists in (self.source.source, self.source.target))
+        source, target = (int(lists.lengths_of(rows).max()) for lists in (self.samples.source, self.samples.target))
         batch = self.train.batch(rows.to(device, non_blocking=True), widths=(source, target))
         share = self.settings.modality_masking
         masked = hide_modalities(batch.source, self.token_modalities, share=share, generator=masking)
-        distinct = self.source.items[rows].unique() if self.losses.aligns else rows[:0]
+        distinct = self.samples.items[rows].unique() if self.losses.aligns else rows[:0]
         if device.type == "cuda":
             distinct = torch.nn.functional.pad(distinct, (0, -len(distinct) % ROOM), value=ABSENT)
         return batch._replace(source=masked), distinct.to(device, non_blocking=True)

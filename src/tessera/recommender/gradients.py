@@ -16,31 +16,32 @@ class Gradients:
     """The gradients of some weights, in memory that stays where it is."""
 
     def __init__(self, weights: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-        """Begin with gradients of 0 for weights, which are on their device already."""
+        """Begin with gradients of 0 for weights, which are on their device already; where they have any, in these."""
         self.weights, self.accelerator = list(weights), accelerator
+        self.sums: list[Tensor] = []
         for weight in self.weights:
-            weight.grad = torch.zeros_like(weight)
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            self.sums.append(weight.grad)
+        self.clear()
 
     def add(self, loss: Tensor) -> None:
         """Add those of loss, on which all the weights have a say."""
-        for gradient, found in zip(self._all(), torch.autograd.grad(loss, self.weights), strict=True):
+        for gradient, found in zip(self.sums, torch.autograd.grad(loss, self.weights), strict=True):
             gradient.add_(found)
 
     def meet(self) -> None:
         """Give every process the sums over all of them."""
         if self.accelerator.num_processes == 1:
             return
-        together: Tensor = self.accelerator.reduce(torch.cat([each.flatten() for each in self._all()]), "sum")
-        for gradient, part in zip(self._all(), together.split([each.numel() for each in self._all()]), strict=True):
+        together: Tensor = self.accelerator.reduce(torch.cat([each.flatten() for each in self.sums]), "sum")
+        for gradient, part in zip(self.sums, together.split([each.numel() for each in self.sums]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def clear(self) -> None:
         """Begin anew with 0."""
-        for gradient in self._all():
+        for gradient in self.sums:
             gradient.zero_()
-
-    def _all(self) -> list[Tensor]:
-        return [weight.grad for weight in self.weights if weight.grad is not None]
 
 
 class Captured(NamedTuple):

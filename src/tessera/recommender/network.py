@@ -149,7 +149,8 @@ def dropped(states: Tensor, share: float, *, factor: float = 1.0) -> Tensor:
     if not share:
         return states
     if states.device.type != "cpu":
-        return nn.functional.dropout(states, share) * factor if factor != 1 else nn.functional.dropout(states, share)
+        kept = nn.functional.dropout(states, share)
+        return kept if factor == 1 else kept * factor
     return states * _kept(states, share).mul_(factor / (1 - share))
 
 
