@@ -2,7 +2,8 @@
 
 Both train the published network (MACRec) with the same losses, AdamW and batches, an epoch in turn. The peer does as
 released code does: it holds all vectors in memory, indexes them, and for each anchor looks up the list of items with
-its label and takes one. Ours is `fit` as the stage calls it, its vectors in a file. Given the same random numbers both
+its label and takes one. Ours is `fit` as the stage calls it, its vectors in a file. Both multiply by
+`tessera.products`, and have the C library keep freed memory, as the stages do. Given the same random numbers both
 choose the same positives, so that the loss of one batch must be the same within 1e-5.
 
 The limit is the matrix rate, measured between the epochs, over the operations of an item: those of the linear layers
@@ -40,6 +41,7 @@ from tessera.codes.losses import (
 from tessera.codes.quantizer import Architecture, CrossModalQuantizer, Quantized, initialise_layers
 from tessera.residual import quantization_loss
 from tessera.row_files import vector_rows
+from tessera.runtime import keep_freed_memory
 from tessera.schemas import VECTORS
 
 QUANT = PAPER.quant
@@ -104,6 +106,7 @@ def main(
     works = [Work.of(each) for each in work or (FULL if full else DEFAULT)]
     largest = max(works, key=lambda each: each.items)
     weighed = [largest.part(share) for share in MEMORY_SHARES]
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         peaks = {f"GiB at most, {each.items:,} items": peak(each, folder, batch=batch) / GIB for each in weighed}

@@ -7,8 +7,9 @@ the same. Both run in float32, or with `--precision bf16` under autocast. Ours g
 distances from an epoch's, sorted by length, so that they stand for the whole epoch; the peer's random batches all do.
 Each run has a process of its own, since ours has the C library keep freed memory, as every stage does; what comes
 before the first step is not timed. Measured once, a peer that keeps it too made 85 samples a second, a fifth of ours.
-On a GPU (`--device cuda`) ours makes its steps twice before they are timed, in which its CUDA graphs are captured, and
-the peer a first one, while processes of their own begin to read its samples.
+What comes first takes longer, and is little of a training: ours makes its steps once before they are timed, on a GPU
+(`--device cuda`) twice, in which its CUDA graphs are captured, and the peer a first one, while, on a GPU, processes of
+their own begin to read its samples.
 
 The limit is what the device's matrix rate allows for the products of the model on samples without padding.
 """
@@ -45,8 +46,12 @@ IGNORED = -100  # what `transformers` takes for no target
 SAME_LOSS = 1e-5
 HISTORIES = (1, 2, 5, 10, 20)
 
-#: On a GPU, batches of a shape run as they are written at first; the next is captured, and from then on replayed.
-UNTIMED_PASSES = 2
+#: A CPU compiles the products of a shape when it first comes. On a GPU, batches of a shape run as they are written at
+#: first; the next is captured, and from then on replayed.
+UNTIMED_PASSES, UNTIMED_PASSES_ON_GPU = 1, 2
+
+#: What the peer does at first.
+UNTIMED_STEPS = 1
 
 #: Processes that read the peer's samples while a GPU makes its steps.
 READERS = 4
@@ -137,7 +142,7 @@ def our_rate(where: Where, batch_size: int, steps: int) -> float:
     corpus = training_samples(data, known)
     training = our_training(corpus, known, where, batch_size=batch_size)
     batches = spread(training.steps(0), corpus, count=steps)
-    for _ in range(UNTIMED_PASSES if where.on_gpu else 0):
+    for _ in range(UNTIMED_PASSES_ON_GPU if where.on_gpu else UNTIMED_PASSES):
         training.epoch(0, batches, batches)
     start = time.perf_counter()
     training.epoch(0, batches, batches)
@@ -148,10 +153,9 @@ def peer_rate(where: Where, batch_size: int, steps: int) -> float:
     """Return the samples a second of some steps of the peer."""
     data = instruments()
     known = vocabularies(data)
-    untimed = 1 if where.on_gpu else 0
     corpus = training_samples(data, known)
-    trainer = peer_training(corpus, known, where, batch_size=batch_size, steps=untimed + steps)
-    clock = Clock(untimed)
+    trainer = peer_training(corpus, known, where, batch_size=batch_size, steps=UNTIMED_STEPS + steps)
+    clock = Clock(UNTIMED_STEPS)
     trainer.add_callback(clock)
     trainer.train()
     return batch_size * steps / (time.perf_counter() - clock.start)

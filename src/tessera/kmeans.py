@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tessera.products import linear
+
 #: Directions that a sketch keeps, points that they are found from, and rounds of finding them. Fewer directions cost
 #: inertia: with 128 of 4,096, the start that looks best in the sketch ended 1.6 % above one in full width.
 SKETCH_WIDTH = 512
@@ -67,7 +69,7 @@ def nearest(points: Tensor, places: Tensor) -> Tensor:
 
 def gaps(points: Tensor, places: Tensor) -> Tensor:
     """Return the squared distances (B, M) of points (B, d) from places (M, d), less each point's own square."""
-    return torch.addmm(places.square().sum(1), points, places.T, alpha=-2)
+    return linear(points, -2 * places, places.square().sum(1))
 
 
 def _sketch(points: Tensor, order: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -84,8 +86,9 @@ def _sketch(points: Tensor, order: Tensor, *, generator: torch.Generator) -> Ten
     sample = sample - mean
     directions = torch.randn(width, SKETCH_WIDTH, generator=generator).to(points)
     for _ in range(SKETCH_ROUNDS):
-        directions = torch.linalg.qr(sample.T @ (sample @ directions)).Q  # (D, SKETCH_WIDTH)
-    return points @ directions - mean @ directions
+        shares = linear(sample, directions.T)  # (SKETCH_POINTS, SKETCH_WIDTH)
+        directions = torch.linalg.qr(linear(shares.T, sample.T).T).Q  # (D, SKETCH_WIDTH)
+    return linear(points, directions.T) - mean @ directions
 
 
 def _spread(points: Tensor, *, size: int, starts: int, generator: torch.Generator) -> Tensor:
@@ -96,14 +99,14 @@ def _spread(points: Tensor, *, size: int, starts: int, generator: torch.Generato
     """
     trials = 2 + int(math.log(size))
     draws = torch.rand(size, starts, trials, generator=generator, dtype=torch.float64)
-    squares, columns = points.square().sum(1), points.T.contiguous()
+    squares = points.square().sum(1)
     every = torch.arange(starts, device=points.device)
     chosen = [(draws[0, :, 0] * len(points)).long().to(points.device)]
-    distances = _from(chosen[0], points, columns, squares)  # (R, S)
+    distances = _from(chosen[0], points, squares)  # (R, S)
     for draw in draws[1:]:
         reach = distances.double().cpu().cumsum(1)  # on a GPU the last bits of a running sum differ from run to run
         picks = torch.searchsorted(reach, draw * reach[:, -1:], right=True).clamp(max=len(points) - 1).to(points.device)
-        nearer = _from(picks.flatten(), points, columns, squares).view(starts, trials, -1)
+        nearer = _from(picks.flatten(), points, squares).view(starts, trials, -1)
         nearer = torch.minimum(nearer, distances[:, None], out=nearer)  # (R, trials, S)
         best = nearer.sum(2).argmin(1)
         distances = nearer[every, best]
@@ -111,12 +114,12 @@ def _spread(points: Tensor, *, size: int, starts: int, generator: torch.Generato
     return points[torch.stack(chosen, 1)]
 
 
-def _from(picks: Tensor, points: Tensor, columns: Tensor, squares: Tensor) -> Tensor:
-    """Return the squared distances (C, S) from the points that picks (C,) names to all: points (S, d), columns (d, S).
+def _from(picks: Tensor, points: Tensor, squares: Tensor) -> Tensor:
+    """Return the squared distances (C, S) from the points that picks (C,) names to all points (S, d).
 
     Their squared lengths are squares (S,).
     """
-    distances = torch.addmm(squares[picks, None] + squares, points[picks], columns, alpha=-2).clamp_(min=0)
+    distances = linear(-2 * points[picks], points, squares).add_(squares[picks, None]).clamp_(min=0)
     # Rounding leaves a point at some distance from itself; it must not be drawn again for that.
     return distances.scatter_(1, picks[:, None], 0)
 
@@ -142,7 +145,7 @@ def _around(points: Tensor, centres: Tensor, *, mean: Tensor, spread: float) -> 
     """
     shifted = centres - mean
     offsets = (shifted * (centres + mean)).sum(1)
-    parts = [torch.addmm(offsets, rows, shifted.T, alpha=-2).min(1) for rows in points.split(_rows(centres.T))]
+    parts = [linear(rows, -2 * shifted, offsets).min(1) for rows in points.split(_rows(centres.T))]
     values, assigned = (torch.cat(part) for part in zip(*parts, strict=True))
     return Clusters(centres, assigned, spread + float(values.sum(dtype=torch.float64)))
 

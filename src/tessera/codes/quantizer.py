@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tessera.errors import CheckpointError
 from tessera.kmeans import nearest
+from tessera.products import Linear
 from tessera.residual import Assignment, Steps, quantise, summed
 
 Method = Literal["rqvae", "rkmeans"]
@@ -137,7 +138,7 @@ def with_codebooks(modality: str, codebooks: Tensor) -> CrossModalQuantizer:
     return quantizer.eval()
 
 
-class _Blank(nn.Linear):
+class _Blank(Linear):
     """A linear layer whose weights are not yet set; `nn.utils.skip_init` would import torch's compiler for one."""
 
     def reset_parameters(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
+from tessera.products import linear
 from tessera.recommender.lists import IMPOSSIBLE, NOTHING
 from tessera.recommender.network import HIDDEN, Network, relative_bias
 from tessera.recommender.trie import Children, Level, Trie, children_of
@@ -81,7 +82,7 @@ def log_probabilities_among(network: Network, finished: Tensor, level: Level, ch
     finished (..., D) is what stands before the output layer at the states whose children they are.
     """
     outputs = network.output[level.first_token : level.last_token + 1]
-    logits = nn.functional.linear(finished, outputs)  # (..., M)
+    logits = linear(finished, outputs)  # (..., M)
     chosen = logits.gather(-1, children.tokens - level.first_token).masked_fill_(~children.legal, IMPOSSIBLE)
     return chosen.log_softmax(dim=-1, dtype=torch.float32)
 

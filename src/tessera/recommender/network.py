@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
+from tessera.products import linear
 from tessera.recommender.positions import ItemPositions
 from tessera.recommender.vocabulary import PAD
 
@@ -79,23 +80,23 @@ class Network:
 
     def logits(self, finished: Tensor) -> Tensor:
         """Return the logits (B, T', V) of all tokens."""
-        return nn.functional.linear(finished, self.output)
+        return linear(finished, self.output)
 
     def queries_keys_values(self, layer: Any, states: Tensor) -> list[Tensor]:
         """Return queries, keys and values, (B, H, T, d) each, of a self-attention layer for its input (B, T, D)."""
         attention = layer.SelfAttention
         weights = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
-        return self._heads(nn.functional.linear(normed(states, layer.layer_norm), weights), parts=3)
+        return self._heads(linear(normed(states, layer.layer_norm), weights), parts=3)
 
     def keys_and_values(self, layer: Any, encoded: Encoded) -> list[Tensor]:
         """Return keys and values, (B, H, T, d) each, of a cross-attention layer: they belong to the source alone."""
         weights = torch.cat([layer.EncDecAttention.k.weight, layer.EncDecAttention.v.weight])
-        return self._heads(nn.functional.linear(encoded.states, weights), parts=2)
+        return self._heads(linear(encoded.states, weights), parts=2)
 
     def attend_to_source(self, layer: Any, states: Tensor, keys_and_values: list[Tensor], hidden: Tensor) -> Tensor:
         """Return states (B, T', D) after a cross-attention layer."""
         attention = layer.EncDecAttention
-        queries = nn.functional.linear(normed(states, layer.layer_norm), attention.q.weight)
+        queries = linear(normed(states, layer.layer_norm), attention.q.weight)
         attended = self.attended(*self._heads(queries, parts=1), *keys_and_values, bias=hidden)
         return self.added(states, attended, attention.o)
 
@@ -105,16 +106,17 @@ class Network:
         weights = dropped(scores.softmax(dim=-1, dtype=torch.float32), self.dropout)
         return (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
 
-    def added(self, states: Tensor, inner: Tensor, output: nn.Linear, *, factor: float = 1.0) -> Tensor:
-        """Return states plus what the layer output makes of inner times factor, after dropout."""
-        return states + dropped(nn.functional.linear(inner, output.weight), self.dropout, factor=factor)
+    def added(self, states: Tensor, inner: Tensor, output: nn.Linear) -> Tensor:
+        """Return states plus what the layer output makes of inner, after dropout."""
+        return states + dropped(linear(inner, output.weight), self.dropout)
 
     def feed_forward(self, layer: Any, states: Tensor) -> Tensor:
         """Return states (B, T, D) after a feed-forward layer."""
         dense = layer.DenseReluDense
-        inner = nn.functional.linear(normed(states, layer.layer_norm), dense.wi.weight)
+        # (B * T, D), of which the product is no view: it is changed in place.
+        inner = linear(normed(states, layer.layer_norm).flatten(0, 1), dense.wi.weight)
         kept, factor = rectified(inner, self.dropout)
-        return self.added(states, kept, dense.wo, factor=factor)
+        return states + dropped(linear(kept, dense.wo.weight), self.dropout, factor=factor).view_as(states)
 
     def _source_bias(self, source: Tensor) -> Tensor:
         """Return what the encoder adds to the scores for the places of tokens (B, T): (1 or B, H, T, T)."""

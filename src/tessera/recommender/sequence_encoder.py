@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tessera.errors import CheckpointError
+from tessera.products import linear
 from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories
 from tessera.recommender.lists import Floats
@@ -102,7 +103,7 @@ class SequenceEncoder(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Return how likely each item is, (..., N), at states (..., D)."""
-        return states @ self.items.weight[: self.sizes.items].T
+        return linear(states, self.items.weight[: self.sizes.items])
 
 
 def new_encoder(sizes: Sizes, *, seed: int) -> SequenceEncoder:
