@@ -23,8 +23,8 @@ from tessera.errors import SourceError
 Fields = Mapping[str, tuple[str, ...]]
 
 #: Bytes parsed at once, and how many such chunks are worked on while the next is read.
-CHUNK = 16 * 2**20
-AHEAD = 3
+CHUNK = 32 * 2**20
+AHEAD = 4
 
 #: The longest line; and how far a piece that fails as a whole is halved before its lines are looked at one by one.
 LONGEST_LINE = 64 * 2**20
