@@ -74,7 +74,7 @@ class Where(NamedTuple):
 
 def main(
     to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="More batches, and a larger one.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="A larger batch, too.")] = False,
     batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Samples a step.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of ours in a run; the peer makes an eighth of them.")] = 16,
     runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
@@ -89,7 +89,7 @@ def main(
     corpus = training_samples(data, known)
     rate = matrix_rate(device, precision=precision)
     cases = [
-        compared(corpus, known, where, batch_size=size, steps=3 * steps if full else steps, runs=runs, rate=rate)
+        compared(corpus, known, where, batch_size=size, steps=steps, runs=runs, rate=rate)
         for size in batch_sizes or ([256, 1024] if full else [256])
     ]
     keep_freed_memory()
