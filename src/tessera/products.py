@@ -25,8 +25,8 @@ def linear(rows: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
         return nn.functional.linear(rows, weights, bias)
     if not torch.is_grad_enabled():
         return _product(rows, weights, bias)
-    flat: Tensor = _Linear.apply(rows.flatten(0, -2), weights, bias)
-    return flat if rows.dim() == flat.dim() else flat.unflatten(0, rows.shape[:-1])  # no view to be changed in place
+    result: Tensor = _Linear.apply(rows, weights, bias)
+    return result
 
 
 class Linear(nn.Linear):
@@ -63,21 +63,24 @@ def _product(rows: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 class _Linear(torch.autograd.Function):
-    """The product of rows (B, K) and the transpose of weights (N, K), and its gradients, all by oneDNN."""
+    """The product of rows (..., K) and the transpose of weights (N, K), and its gradients, all by oneDNN."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weights)
-        return _product(rows, weights, bias)
+        flat = _product(rows.flatten(0, -2), weights, bias)
+        # As torch's own does: what is returned may be changed in place, which a view may not.
+        result: Tensor = torch.ops.aten._unsafe_view(flat, [*rows.shape[:-1], len(weights)])
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (slopes,) = gradients
         rows, weights = ctx.saved_tensors
+        slopes = gradients[0].flatten(0, -2)  # (B, N)
         for_rows, for_weights, for_bias = ctx.needs_input_grad
         return (
-            _product(slopes, weights.T) if for_rows else None,
-            _of_weights(slopes, rows) if for_weights else None,
+            _product(slopes, weights.T).view_as(rows) if for_rows else None,
+            _of_weights(slopes, rows.flatten(0, -2)) if for_weights else None,
             slopes.sum(0) if for_bias else None,
         )
 

@@ -106,17 +106,16 @@ class Network:
         weights = dropped(scores.softmax(dim=-1, dtype=torch.float32), self.dropout)
         return (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
 
-    def added(self, states: Tensor, inner: Tensor, output: nn.Linear) -> Tensor:
-        """Return states plus what the layer output makes of inner, after dropout."""
-        return states + dropped(linear(inner, output.weight), self.dropout)
+    def added(self, states: Tensor, inner: Tensor, output: nn.Linear, *, factor: float = 1.0) -> Tensor:
+        """Return states plus what the layer output makes of inner times factor, after dropout."""
+        return states + dropped(linear(inner, output.weight), self.dropout, factor=factor)
 
     def feed_forward(self, layer: Any, states: Tensor) -> Tensor:
         """Return states (B, T, D) after a feed-forward layer."""
         dense = layer.DenseReluDense
-        # (B * T, D), of which the product is no view: it is changed in place.
-        inner = linear(normed(states, layer.layer_norm).flatten(0, 1), dense.wi.weight)
+        inner = linear(normed(states, layer.layer_norm), dense.wi.weight)
         kept, factor = rectified(inner, self.dropout)
-        return states + dropped(linear(kept, dense.wo.weight), self.dropout, factor=factor).view_as(states)
+        return self.added(states, kept, dense.wo, factor=factor)
 
     def _source_bias(self, source: Tensor) -> Tensor:
         """Return what the encoder adds to the scores for the places of tokens (B, T): (1 or B, H, T, T)."""
