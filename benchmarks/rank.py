@@ -137,7 +137,8 @@ def our_search(asked: Asked, batch_size: int) -> Found:
     """Return what ours finds for the users that are asked for."""
     keep_freed_memory()
     work = Work.of(asked)
-    return timed(partial(ranked, work, batch_size=batch_size), first=partial(ranked, work, batch_size=batch_size))
+    search = partial(ranked, work, batch_size=batch_size)
+    return timed(search, first=search)
 
 
 def peer_search(asked: Asked, users: int, batch_size: int) -> Found:
