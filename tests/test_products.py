@@ -72,8 +72,9 @@ def test_what_lies_the_wrong_way_round_is_multiplied_too(asked):
 
 
 @needs_onednn
-def test_a_product_of_two_dimensions_can_be_changed_in_place(asked):
-    rows, weights = drawn(6, 4), drawn(3, 4, seed=1)
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4)])
+def test_a_product_can_be_changed_in_place(asked, shape):
+    rows, weights = drawn(*shape), drawn(3, 4, seed=1)
     linear(rows, weights).relu_().sum().backward()
     expected = torch.autograd.grad(nn.functional.linear(rows, weights).relu().sum(), [rows, weights])
     assert torch.allclose(rows.grad, expected[0], atol=1e-5)

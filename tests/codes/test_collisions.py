@@ -202,7 +202,9 @@ class TestDistinct:
             require_distinct(np.array([[1, 2], [3, 4], [1, 2], [3, 4]]), names=names(4))
 
     def test_it_can_pass(self):
-        require_distinct(np.array([[1, 2], [2, 1]]), names=names(2))
+        codes = np.array([[1, 2], [2, 1]])
+        require_distinct(codes, names=names(2))
+        assert codes.tolist() == [[1, 2], [2, 1]]
 
     def test_resolve_checks_what_its_rule_returns(self, monkeypatch):
         monkeypatch.setattr(module, "reassign", lambda paths, **_: paths.codes)

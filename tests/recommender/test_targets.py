@@ -87,7 +87,9 @@ def check(*rows, table=LISTS, reserved=("ensemble",)):
 
 
 def test_rankings_that_fit_pass():
+    before = LISTS.clone()
     check()
+    assert_frame_equal(LISTS, before)
 
 
 @pytest.mark.parametrize(
