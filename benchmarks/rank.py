@@ -5,8 +5,8 @@ Ours is the search of the stage rank_items. The peer is what everyone uses: `gen
 each batch padded to its longest. Both run in float32, as the stage does, on the same weights, and must find the same
 items: the lists are compared, and where two neighbours have changed places their scores must be within 1e-4 of each
 other. Each run has a process of its own, since ours has the C library keep freed memory, as every stage does, and makes
-its search once before it is timed, as the peer does with its first batch. Measured once, a peer that keeps freed memory
-too ranks 45 users a second, where it ranks 19 without.
+its search once before it is timed, as the peer does with its first batch. A peer that keeps freed memory too ranks 56
+users a second, where it ranks 24 without (medians of three, on the machine of the README).
 
 The peer ranks users taken at even distances from those of ours. The first case has the trie of the 6,250 items, the
 second one of a million random IDs. The limit is what the device's matrix rate allows for the products of encoder and

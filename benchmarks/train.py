@@ -6,7 +6,8 @@ same model and the same small vocabulary, random batches padded to their longest
 the same. Both run in float32, or with `--precision bf16` under autocast. Ours goes through batches taken at even
 distances from an epoch's, sorted by length, so that they stand for the whole epoch; the peer's random batches all do.
 Each run has a process of its own, since ours has the C library keep freed memory, as every stage does; what comes
-before the first step is not timed. Measured once, a peer that keeps it too made 85 samples a second, a fifth of ours.
+before the first step is not timed. A peer that keeps it too makes 80 samples a second, where it makes 69 without
+(medians of three, on the machine of the README).
 What comes first takes longer, and is little of a training: ours makes its steps once before they are timed, on a GPU
 (`--device cuda`) twice, in which its CUDA graphs are captured, and the peer a first one, while, on a GPU, processes of
 their own begin to read its samples.
