@@ -36,7 +36,7 @@ from tessera.report.page import Content, chart_library, html_page, markdown_page
 from tessera.report.pictures import Pictures, pictures_of, wanted_first
 from tessera.report.semantic_ids import semantic_ids_of
 from tessera.runtime import run
-from tessera.schemas import IDS, IMAGES, INTERACTIONS, ITEMS, PER_USER, RANKINGS, VECTORS, Schema
+from tessera.schemas import IDS, IMAGES, INTERACTIONS, ITEMS, PER_USER, RANKINGS, USERS, VECTORS, Schema
 
 #: Parameters that say where a stage runs, and nothing of its result.
 NO_RESULT = {"device", "launcher"}
@@ -59,6 +59,7 @@ def main(
     collisions: Annotated[Path, typer.Option(help="Collision rates before and after resolution.")],
     items: Annotated[Path, typer.Option(help="The items.")],
     interactions: Annotated[Path, typer.Option(help="The interactions.")],
+    users: Annotated[Path, typer.Option(help="The users.")],
     vectors: Annotated[list[str], typer.Option(help="NAME=PATH of a modality's vectors; once for each.")],
     ids: Annotated[Path, typer.Option(help="The semantic IDs.")],
     images: Annotated[Path, typer.Option(help="The pictures.")],
@@ -80,8 +81,8 @@ def main(
 
     ranked = rankings_of(measured, drawn)
     members, shown = compared_of(ranked)
-    users = draw_users(ranks, examples=params.report.examples, generator=generator)
-    compared = {*users, *draw_users(ranks, examples=COMPARED_USERS, generator=generator)}
+    shown_users = draw_users(ranks, examples=params.report.examples, generator=generator)
+    compared = {*shown_users, *draw_users(ranks, examples=COMPARED_USERS, generator=generator)}
     lists = pl.concat(_rows(path, RANKINGS, "user", compared) for path in (*rankings, ensemble)).unique()
     among = draw_items(catalogue.height, generator=generator)
     near = {name: _rows(path, VECTORS, "item", among.tolist()) for name, path in files.items()}
@@ -92,7 +93,12 @@ def main(
         cuts=read_json(curve),
         slices=slices_of(read_json(slices)),
         examples=examples_of(
-            users, interactions=read_table(interactions, INTERACTIONS), rankings=lists, names=shown, items=catalogue
+            shown_users,
+            interactions=read_table(interactions, INTERACTIONS),
+            rankings=lists,
+            names=shown,
+            items=catalogue,
+            keys=_rows(users, USERS, "user", shown_users),
         ),
         agreements=agreements_of(ranks, lists, catalogue, members=members, ensemble=ENSEMBLE),
         ids=semantic_ids_of(
@@ -122,7 +128,7 @@ def main(
         origin=origin_of(
             {name: read_json(path) for name, path in named_paths(records).items()},
             params.model_dump(mode="json", exclude=NO_RESULT),
-            [fingerprint(path) for path in (images, items, interactions, *files.values(), ids, *rankings, ensemble)],
+            list(map(fingerprint, (images, items, interactions, users, *files.values(), ids, *rankings, ensemble))),
         ),
         pictures=Pictures([], {}, frozenset()),
     )

@@ -10,12 +10,12 @@ import polars as pl
 from PIL import Image
 
 from stages.evaluate import main as evaluate
-from tessera.schemas import IDS, IMAGES, INTERACTIONS, ITEMS, RANKINGS, VECTORS
+from tessera.schemas import IDS, IMAGES, INTERACTIONS, ITEMS, RANKINGS, USERS, VECTORS
 
-USERS, ITEMS_IN_ALL, LENGTH = 30, 40, 12
+USERS_IN_ALL, ITEMS_IN_ALL, LENGTH = 30, 40, 12
 HOSTILE = "<script>alert('x')</script> \"A\" & B | {{ 7 * 7 }} \x1b[31m"
 FILTERED = {
-    "users": USERS,
+    "users": USERS_IN_ALL,
     "items": ITEMS_IN_ALL,
     "interactions": 210,
     "sparsity": 0.825,
@@ -28,7 +28,7 @@ FILTERED = {
         "without_image": {"users": 0, "items": 0, "interactions": 0},
     },
     "lacking": {"metadata": 0, "image": 3},
-    "expected": {"users": USERS, "items": 41},
+    "expected": {"users": USERS_IN_ALL, "items": 41},
 }
 COLLISIONS = {
     "text": {"collision_rate_before": 2.38, "collision_rate_after": 0.0},
@@ -67,6 +67,7 @@ class Run(NamedTuple):
     t5_history: Path
     items: Path
     interactions: Path
+    users: Path
     ids: Path
     ensemble: Path
     per_user: Path
@@ -101,6 +102,7 @@ def finish_run(
     )
     shop_items().write_parquet(run.items)
     shop_interactions(generator).write_parquet(run.interactions)
+    shop_users().write_parquet(run.users)
     shop_images(generator).write_parquet(run.images)
     semantic_ids(modalities).write_parquet(run.ids)
     rankings(modalities, generator).write_parquet(folder / "rankings.parquet")
@@ -138,6 +140,14 @@ def key_of(item: int) -> str:
     return f"B{item:04}"
 
 
+def user_of(user: int) -> str:
+    return f"A{user:04}"
+
+
+def shop_users() -> pl.DataFrame:
+    return pl.DataFrame([(user, user_of(user), 5) for user in range(USERS_IN_ALL)], schema=USERS, orient="row")
+
+
 def shop_items() -> pl.DataFrame:
     rows = [
         (item, key_of(item), f"Thing {item}", "", ["Things", "Coarse" if item % 2 else "Fine"], item % 10 != 0, 5)
@@ -150,7 +160,7 @@ def shop_items() -> pl.DataFrame:
 
 def shop_interactions(generator: np.random.Generator) -> pl.DataFrame:
     rows = []
-    for user in range(USERS):
+    for user in range(USERS_IN_ALL):
         items = generator.permutation(ITEMS_IN_ALL)[: generator.integers(4, 16)]
         splits = ["train"] * (len(items) - 2) + ["valid", "test"]
         rows += [
@@ -196,7 +206,7 @@ def rankings(modalities: tuple[str, ...], generator: np.random.Generator) -> pl.
     rows = []
     for split in ("valid", "test"):
         for modality in modalities:
-            for user in range(USERS):
+            for user in range(USERS_IN_ALL):
                 items = generator.permutation(ITEMS_IN_ALL)[:LENGTH]
                 scores = -np.sort(generator.gamma(2, size=LENGTH))
                 rows += [(split, user, modality, place + 1, items[place], scores[place]) for place in range(LENGTH)]

@@ -4,7 +4,7 @@ import pytest
 
 from tessera.report.examples import SHOWN_HISTORY, SHOWN_RANKING, draw_users, examples_of
 from tessera.schemas import INTERACTIONS, RANKINGS
-from tests.finished_run import key_of, shop_items
+from tests.finished_run import key_of, shop_items, shop_users, user_of
 
 
 def interactions(sequences):
@@ -30,13 +30,16 @@ LISTS = ensemble({3: [9, 8, 5], 4: list(range(22, 36))})
 
 
 def examples(users, *, interactions=SHOP, rankings=LISTS, names=("ensemble",)):
-    return examples_of(users, interactions=interactions, rankings=rankings, names=names, items=shop_items())
+    return examples_of(
+        users, interactions=interactions, rankings=rankings, names=names, items=shop_items(), keys=shop_users()
+    )
 
 
 def test_by_hand():
     (example,) = examples([3])
     (ranked,) = example.recommended
-    assert (example.user, example.earlier, ranked.ranking, ranked.rank, ranked.length) == (3, 0, "ensemble", 2, 3)
+    assert (example.user, example.earlier) == (user_of(3), 0)
+    assert (ranked.ranking, ranked.rank, ranked.length) == ("ensemble", 2, 3)
     assert ranked.is_hit
     assert [entry.title for entry in example.history] == ["Thing 5", "Thing 6", "Thing 7"]
     assert example.target.key == key_of(8)

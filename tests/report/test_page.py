@@ -57,7 +57,7 @@ def content(title=None, **changes):
             for k in (1, 2)
         ],
         slices=[Slices("items in the history", [part])],
-        examples=[Example(7, entries[:2], 3, entries[2], [recommended])],
+        examples=[Example("U7", entries[:2], 3, entries[2], [recommended])],
         agreements=[Agreement(("text", "image"), 0.125, [both, alone, alone, neither])],
         ids=SemanticIds(
             codes=[Codes("text", 2.38, 0.0, 42, [Level(3, 5, 2.5, [9, 4, 1])])],

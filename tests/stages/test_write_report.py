@@ -4,7 +4,7 @@ import pytest
 
 from stages.write_report import main
 from tessera.errors import TableError
-from tests.finished_run import HOSTILE, finish_run
+from tests.finished_run import HOSTILE, USERS_IN_ALL, finish_run, user_of
 
 
 @pytest.fixture
@@ -63,6 +63,8 @@ def test_examples_and_seed_choose_the_users(run, report):
         for changes in ({"report__examples": 4}, {"report__examples": 9}, {"seed": 1, "report__examples": 4})
     )
     assert (len(users(few)), len(users(many))) == (4, 9)
+    known = {f"<h3>User {user_of(user)}</h3>" for user in range(USERS_IN_ALL)}
+    assert {line.strip() for line in users(many)} <= known
     assert users(few) != users(others)
 
 

@@ -153,13 +153,14 @@ def _codes(keys: pl.Series) -> Codes:
         return keys.to_numpy()
     group = (keys.hash().to_numpy() >> np.uint64(64 - GROUP_BITS)).astype(np.uint8)
     order = np.argsort(group, kind="stable")
-    grouped = keys.rechunk().gather(order).to_arrow()
     ends = np.cumsum(np.bincount(group, minlength=2**GROUP_BITS))
+    together = keys.rechunk()
     codes = np.empty(len(keys), np.uint32)
     known = 0
     for start, end in pairwise([0, *ends.tolist()]):
-        encoded = grouped[start:end].dictionary_encode()
-        codes[order[start:end]] = encoded.indices.to_numpy() + known
+        rows = order[start:end]
+        encoded = together.gather(rows).to_arrow().dictionary_encode()
+        codes[rows] = encoded.indices.to_numpy() + known
         known += len(encoded.dictionary)
     return codes
 

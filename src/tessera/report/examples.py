@@ -37,7 +37,7 @@ class Recommended(NamedTuple):
 class Example(NamedTuple):
     """A user's test case."""
 
-    user: int
+    user: str  # the user's key
     history: list[Entry]  # the latest items before the target, in the user's order
     earlier: int  # items before those
     target: Entry
@@ -60,23 +60,30 @@ def draw_users(ensemble: pl.DataFrame, *, examples: int, generator: np.random.Ge
 
 
 def examples_of(
-    users: list[int], *, interactions: pl.DataFrame, rankings: pl.DataFrame, names: Sequence[str], items: pl.DataFrame
+    users: list[int],
+    *,
+    interactions: pl.DataFrame,
+    rankings: pl.DataFrame,
+    names: Sequence[str],
+    items: pl.DataFrame,
+    keys: pl.DataFrame,
 ) -> list[Example]:
     """Return the test case of each user.
 
     interactions has user, item, position and split; rankings has split, user, modality, rank and item, and of its
-    modalities those of names are shown, in that order; items has item, key and title.
+    modalities those of names are shown, in that order; items has item, key and title, keys has user and key.
     """
     named = items.select("item", "key", "title")
+    key_of = dict(keys.filter(pl.col("user").is_in(users)).select("user", "key").iter_rows())
     histories = interactions.filter(pl.col("user").is_in(users)).join(named, on="item").sort("position")
     lists = rankings.filter(pl.col("user").is_in(users), split="test").join(named, on="item").sort("rank")
     return [
-        _example(user, history=histories.filter(user=user), lists=lists.filter(user=user), names=names)
+        _example(key_of[user], history=histories.filter(user=user), lists=lists.filter(user=user), names=names)
         for user in users
     ]
 
 
-def _example(user: int, *, history: pl.DataFrame, lists: pl.DataFrame, names: Sequence[str]) -> Example:
+def _example(user: str, *, history: pl.DataFrame, lists: pl.DataFrame, names: Sequence[str]) -> Example:
     target = history.filter(split="test").row(0, named=True)
     before = history.filter(pl.col("position") < target["position"])
     seen = set(before["item"])
