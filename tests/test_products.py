@@ -64,6 +64,14 @@ def test_only_what_is_wanted_is_multiplied(asked):
 
 
 @needs_onednn
+def test_a_bias_may_lie_apart(asked):
+    rows, weights, wide = drawn(10, 4).detach(), drawn(3, 4).detach(), drawn(6, seed=1).detach()
+    for bias in (wide[::2], wide[:1].expand(3)):
+        assert torch.allclose(linear(rows, weights, bias), rows @ weights.T + bias, atol=1e-5)
+    assert len(asked) == 2
+
+
+@needs_onednn
 def test_what_lies_the_wrong_way_round_is_multiplied_too(asked):
     rows, weights = drawn(6, 9).detach().T, drawn(6, 4).detach().T
     with torch.inference_mode():

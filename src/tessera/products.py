@@ -58,6 +58,8 @@ def _is_for_onednn(rows: Tensor, weights: Tensor) -> bool:
 
 def _product(rows: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return what `linear` does, by oneDNN, without gradients."""
+    if bias is not None:
+        bias = bias.contiguous()  # oneDNN reads it as if it were
     result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weights, bias, "none", [], "")
     return result
 

@@ -1,6 +1,9 @@
 import base64
+import gzip
 import io
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,6 +105,32 @@ def test_every_failure_has_a_status(reply: Reply, status: str, fetch, server: Se
     assert server.address in tried.detail
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "X-GZIP"])
+def test_a_packed_answer_is_unpacked_though_nobody_asked_for_one(encoding: str, fetch, server: Server):
+    content = zlib.compress(RED) if encoding == "deflate" else gzip.compress(RED)
+    url = server.url("x", Reply(content, headers={"Content-Encoding": encoding}))
+    assert fetch(url) == (normalised(RED, limits=LIMITS), "ok", url)
+    assert server.asked[0][1]["Accept-Encoding"] == "identity"
+
+
+def test_what_unpacks_to_far_more_than_is_allowed_is_never_held(fetch, server: Server):
+    megabytes = 64
+    url = server.url("x", Reply(gzip.compress(bytes(megabytes * 2**20)), headers={"Content-Encoding": "gzip"}))
+    tracemalloc.start()
+    try:
+        assert fetch(url).status == "too_large"
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd"])
+def test_other_packings_are_refused(encoding: str, fetch, server: Server):
+    tried = fetch(server.url("x", Reply(RED, headers={"Content-Encoding": encoding})))
+    assert tried.status == "unsupported"
+    assert f"found {encoding}" in tried.detail
+
+
 @pytest.mark.parametrize("reply", [Reply(status=500), Reply(status=429), Reply(drops=True), Reply(RED, sent=9)])
 def test_tries_again_what_may_pass(reply: Reply, fetch, server: Server):
     assert fetch(server.url("x", reply, Reply(RED))).status == "ok"
@@ -193,6 +222,18 @@ def test_paths_do_not_leave_the_root(fetch, tmp_path: Path):
         assert fetch(path, root=tmp_path / "shop").status == "unsupported"
     (tmp_path / "shop" / "1.png").write_bytes(RED)
     assert fetch("images/../1.png", root=tmp_path / "shop").status == "ok"
+
+
+@pytest.mark.parametrize("root", [".", "..", "inner/.."])
+def test_paths_do_not_leave_a_root_that_is_relative(root: str, fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place = tmp_path / "shop" / "here"
+    (place / "inner").mkdir(parents=True)
+    monkeypatch.chdir(place)
+    for known in (place, tmp_path / "shop", tmp_path):
+        (known / "1.png").write_bytes(RED)
+    assert fetch("1.png", root=Path(root)).status == "ok"
+    assert fetch("../1.png", root=Path(root)).status == "unsupported"
+    assert fetch(str(tmp_path / "1.png"), root=Path(root)).status == "unsupported"
 
 
 def test_without_a_root_no_path_is_opened(fetch, tmp_path: Path):

@@ -1,6 +1,6 @@
 import datetime
 from collections.abc import Callable
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,24 @@ def test_columns_that_are_no_text_are_named(column: pl.Series, named: str, tmp_p
     write(tmp_path, "interactions.parquet", rows)
     with pytest.raises(SourceError, match=named):
         read_interactions(tmp_path, max_malformed=0.0)
+
+
+def test_columns_that_nobody_asked_for_are_passed_over(tmp_path: Path):
+    others = [
+        pl.Series("tags", [["a"]]),
+        pl.Series("dwell", [timedelta(1)]),
+        pl.Series("at", [time(1)]),
+        pl.Series("session", [b"\xff"]),
+        pl.Series("device", [{"os": "x"}]),
+    ]
+    interactions = pl.DataFrame({"user": ["a"], "item": ["b"], "timestamp": [1]})
+    write(tmp_path, "interactions.parquet", interactions.with_columns(others))
+    assert read_interactions(tmp_path, max_malformed=0.0)[0]["user_key"].to_list() == ["a"]
+    described = pl.DataFrame({"item": ["b"], "title": ["Drum"]}).with_columns(others)
+    lists = [pl.Series("image", [[b"\xff"]]), pl.Series("categories", [[date(2020, 1, 2)]])]
+    write(tmp_path, "items.parquet", described.with_columns(lists))
+    found = read_items(tmp_path, reviewed=pl.Series(["b"]), max_malformed=0.0).table
+    assert found.select("key", "title", "categories").rows() == [("b", "Drum", ["2020-01-02"])]
 
 
 def test_a_folder_that_is_none(tmp_path: Path):

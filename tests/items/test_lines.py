@@ -189,6 +189,16 @@ def test_values_as_text(value: Any, text: str | None):
     assert as_text(value) == text
 
 
+@pytest.mark.parametrize("number", [2**63 - 1, 2**63, 2**64 - 1, 2**64, 20_000_000_000_000_000_001, -(2**63) - 1])
+def test_a_whole_number_keeps_all_its_digits_beside_any_line(number: int, tmp_path: Path):
+    line = b'{"u": %d, "t": 5}' % number
+    sound = frame_of(written(tmp_path / "sound.json", line, line))
+    broken = frame_of(written(tmp_path / "broken.json", line, b"{", line))
+    assert sound["user"].to_list() == [str(number)] * 2
+    assert broken["user"].to_list() == [str(number), None, str(number)]
+    assert (parse_json(line) or {})["u"] == number
+
+
 def test_a_tally_counts_by_reason_and_names_the_first_line():
     tally = Tally()
     for start, problems in [(0, [None, "blank", "b"]), (3, ["a", None, "b"])]:

@@ -149,6 +149,21 @@ def test_no_network_at_all_is_an_error_and_a_dead_link_is_not(fetch, tmp_path: P
     assert found["status"].to_list() == ["unreachable", "ok"]
 
 
+@pytest.mark.parametrize(("dead", "is_network"), [(4, True), (6, False)])
+def test_many_dead_links_beside_more_pictures_in_files(dead, is_network, fetch, monkeypatch, tmp_path: Path):
+    """A host that is gone for good does not keep a shop of files from being run."""
+    monkeypatch.setattr(picture_parts, "UNANSWERED", 2)
+    addresses = [["B.png"]] * 5 + [["http://127.0.0.1:9/x"]] * dead
+    wanted = pl.DataFrame({"key": [f"K{place:02}" for place in range(5 + dead)], "pictures": addresses})
+    (tmp_path / "B.png").write_bytes(picture(1))
+    if is_network:
+        statuses = table(fetch(wanted, root=tmp_path))["status"].to_list()
+        assert statuses == ["ok"] * 5 + ["unreachable"] * dead
+    else:
+        with pytest.raises(SourceError, match="is there a network"):
+            fetch(wanted, root=tmp_path)
+
+
 def test_a_dead_link_alone_is_tried_again(fetch, server: Server):
     """What is kept of the run before tells that there is a network."""
     dead = pl.DataFrame({"key": ["Z"], "pictures": [["http://127.0.0.1:9/dead.jpg"]]})

@@ -107,6 +107,13 @@ def test_tags_that_are_no_orientation_may_be_broken():
     assert (picture.width, picture.height) == (20, 40)
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("tags", [b"garbage", b"Exif\0\0garbage"])
+def test_a_picture_outlives_tags_that_are_none(form: str, tags: bytes):
+    picture = normalised(encoded(Image.new("RGB", (40, 20), "red"), form, exif=tags), limits=LIMITS)
+    assert (picture.width, picture.height) == (40, 20)
+
+
 def test_large_pictures_are_decoded_one_at_a_time_and_no_otherwise(monkeypatch: pytest.MonkeyPatch):
     content = encoded(noise())
     alone = normalised(content, limits=LIMITS)

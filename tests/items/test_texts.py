@@ -43,6 +43,9 @@ def cleaned(text):
         # scripts and styles
         ("A <script type='x'>if (a<b) {c()}</script >B<STYLE>p {x: y}</STYLE>C", "A B C"),
         ("A <script>never ends", "A"),
+        ("A <style type='text/css' >never ends", "A"),
+        ("Ring <Style 3> silver, size 7", "Ring silver, size 7"),
+        ("<Script font> pen", "pen"),
         ("A <script>x()</script\x00>B", "A B"),
         ("A &lt;script&gt;x()&lt;/script&gt; B", "A B"),
         (PAGE_SCRIPT, ""),

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import polars as pl
 import pytest
@@ -156,3 +159,21 @@ def test_the_vectors_of_instruments(shared_data, name, width):
     assert read.present.all()
     assert read.vectors.shape == (6250, width)
     np.testing.assert_array_equal(read.vectors, table["embedding"].to_numpy())
+
+
+def test_a_disk_without_room_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=rf"{tmp_path}: expected room for 8,400 bytes of vectors: No space left"):
+        room(700, 3, scratch=tmp_path)
+    assert room(0, 3, scratch=tmp_path).shape == (0, 3)
+
+
+def test_room_in_a_file_is_zeros_that_can_be_written(tmp_path):
+    rows = room(5, 3, scratch=tmp_path / "deep")
+    assert not rows.any()
+    rows[4] = 7
+    assert rows.sum() == 21
+    assert not list((tmp_path / "deep").iterdir())

@@ -179,9 +179,9 @@ def _has_come(client: httpx.Client, url: str, partial: _Partial, *, patience: Pa
 def _one_try(client: httpx.Client, url: str, partial: _Partial, *, progress: Progress) -> None:
     """Fetch what is missing of partial, or all of it. Raises PassingError where afterwards some is missing still."""
     held = partial.origin()
-    headers = {"Accept-Encoding": "identity"}
+    headers = {}
     if partial.size and held.validator:
-        headers |= {"Range": f"bytes={partial.size}-", "If-Range": held.validator}
+        headers = {"Range": f"bytes={partial.size}-", "If-Range": held.validator}
     try:
         with answer(client, url, headers) as response:
             if "text/html" in response.headers.get("Content-Type", ""):

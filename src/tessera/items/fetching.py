@@ -26,6 +26,7 @@ from tessera.items.web import (
     answer,
     is_url,
     new_client,
+    pieces_of,
     tries,
 )
 
@@ -83,7 +84,6 @@ class Fetcher:
         self.patience = patience
         self.client = new_client(patience, connections=workers)
         self.hosts = _Hosts()
-        self.found_nothing = True
         self.known: str | None = None  # an address on the web that gave a picture to an earlier run
 
     def __enter__(self) -> "Fetcher":
@@ -116,7 +116,6 @@ class Fetcher:
             except UnusableError as error:
                 failures.append((error.status, f"{name}: {error}"))
             else:
-                self.found_nothing = False
                 return Tried(picture, "ok", name)
         if not failures:
             return Tried(None, "missing", "the source names no picture")
@@ -140,7 +139,7 @@ class Fetcher:
             return self._of_web(source)
         if self.root is None or "://" in source:
             raise UnusableError("unsupported", "expected a URL of http or https")
-        root, path = (Path(os.path.normpath(each)) for each in (self.root, self.root / source))
+        root, path = (Path(os.path.normpath(each.absolute())) for each in (self.root, self.root / source))
         if not path.is_relative_to(root):
             raise UnusableError("unsupported", f"expected a path in {self.root}")
         return self._of_file(path)
@@ -176,7 +175,7 @@ class Fetcher:
         content = bytearray()
         with answer(self.client, url) as response:
             self.hosts.note(_host(url), has_answered=True)
-            for piece in response.iter_bytes():
+            for piece in pieces_of(response):
                 content += piece
                 if len(content) > self.limits.max_bytes:
                     raise RefusedError(f"over {self.limits.max_bytes} bytes", reason="too_large")

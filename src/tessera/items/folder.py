@@ -38,6 +38,9 @@ REQUIRED_COLUMNS = ("user", "item", "timestamp")
 
 REQUIRED_OF_ITEMS = ("item", "title")
 
+#: Types of a Parquet column that no text is made of; such columns are passed over unless they are needed.
+NO_TEXT = (pl.Binary, pl.Duration, pl.Time)
+
 #: How a column of dates becomes text.
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S%.3f"
 
@@ -115,7 +118,7 @@ def columns_of(path: Path) -> list[str]:
     """Return the columns of the file at path: of JSON lines those of the first record."""
     _reader(path, RECORD_READERS)
     if path.suffix == ".parquet":
-        return _read_parquet(path).columns
+        return list(_parquet_schema(path))
     if path.suffix == ".csv":
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             return _header(file, path)
@@ -162,7 +165,9 @@ def _interaction_cells(path: Path) -> pl.DataFrame:
 
 
 def _interaction_rows(path: Path) -> pl.DataFrame:
-    table = _read_parquet(path)
+    schema = _parquet_schema(path)
+    _check_columns(path, expected=REQUIRED_COLUMNS, found=schema)
+    table = _read_parquet(path, columns=[column for (column,) in FIELDS.values() if column in schema])
     return _fields_of(path, table.select(_text_column(path, column) for column in table)).with_row_index("row")
 
 
@@ -265,9 +270,16 @@ def _decoded(path: Path) -> str:
         return content.decode("utf-8-sig", errors="replace")
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
+def _parquet_schema(path: Path) -> Mapping[str, pl.DataType]:
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet_schema(path)
+    except pl.exceptions.PolarsError as error:
+        raise SourceError(f"{path}: expected Parquet: {error}") from error
+
+
+def _read_parquet(path: Path, *, columns: list[str]) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, columns=columns)
     except pl.exceptions.PolarsError as error:
         raise SourceError(f"{path}: expected Parquet: {error}") from error
 
@@ -283,7 +295,9 @@ def _csv_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record
 
 
 def _parquet_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
-    table = _read_parquet(path)
+    schema = _parquet_schema(path)
+    _check_columns(path, expected=expected, found=schema)
+    table = _read_parquet(path, columns=[each for each in schema if each in expected or schema[each] not in NO_TEXT])
     lists = [column.dtype.is_nested() for column in table]
     texts = (column if is_list else _text_column(path, column) for column, is_list in zip(table, lists, strict=True))
     return enumerate(_records(path, table.select(texts), expected))

@@ -40,6 +40,9 @@ UNREADABLE = r"[\x00-\x1F\x7F\uFFFD]"
 
 NEWLINE = ord("\n")
 
+#: A whole number from here on is no 64-bit integer, and `orjson` reads it as the nearest float.
+INEXACT = 2.0**63
+
 BLANK = "blank"
 NO_RECORD = "no_record"
 
@@ -198,12 +201,21 @@ def parse_json(line: bytes) -> dict[str, Any] | None:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
-        try:
-            text = line.replace(b"\0", b"").decode(errors="replace")
-            record = json.loads(text, strict=False, parse_constant=_nothing)
-        except (ValueError, RecursionError):
-            return None
-    return record if isinstance(record, dict) else None
+        record = _forgiven(line)
+    if not isinstance(record, dict):
+        return None
+    if any(isinstance(value, float) and abs(value) >= INEXACT for value in record.values()):
+        record = _forgiven(line)
+    return record
+
+
+def _forgiven(line: bytes) -> Any:
+    """Return what line spells, by a reader that is slower, forgives more, and keeps every digit of a whole number."""
+    try:
+        text = line.replace(b"\0", b"").decode(errors="replace")
+        return json.loads(text, strict=False, parse_constant=_nothing)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _nothing(_: str) -> None:
@@ -211,7 +223,7 @@ def _nothing(_: str) -> None:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a JSON value as text: text itself, 12 and 12.0 as "12", true as "true", null as None."""
+    """Return a JSON value, or a date, as text: text itself, 12 and 12.0 as "12", true as "true", null as None."""
     match value:
         case None:
             return None
@@ -221,8 +233,10 @@ def as_text(value: Any) -> str | None:
             return str(int(value))
         case int() | float() if not isinstance(value, bool):
             return str(value)
+        case bool() | list() | dict():
+            return sound_text(json.dumps(value, ensure_ascii=False, default=str))
         case _:
-            return sound_text(json.dumps(value, ensure_ascii=False))
+            return str(value)
 
 
 def sound_text(text: str) -> str:

@@ -26,6 +26,9 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "detail": pl.String,
 }
 
+#: What becomes of a picture whose server gives no answer.
+UNREACHED: tuple[Status, ...] = ("unreachable", "timeout")
+
 #: Items fetched, and kept in memory, together; a part and a row group each.
 BLOCK = 512
 
@@ -63,7 +66,8 @@ def fetch_parts(
     that came from the web and are in one already, from a run that was cut short, are not fetched again.
 
     Raises SourceError where not a single one of the servers asked has answered: the network is the matter then, not
-    the pictures.
+    the pictures. Where an earlier run had none from the web either, some dead links beside more pictures that are
+    there are just dead links.
     """
     parts.mkdir(parents=True, exist_ok=True)
     blocks = list(wanted.iter_slices(BLOCK)) or [wanted]
@@ -72,16 +76,21 @@ def fetch_parts(
         ThreadPoolExecutor(workers) as pool,
         Fetcher(files=files, root=root, limits=limits, patience=patience, workers=workers) as fetcher,
     ):
+        found = unreached = 0
         for path, block in progress(zip(paths, blocks, strict=True), title=f"{BLOCK} pictures each", total=len(blocks)):
             kept = _from_web(path)
             if kept.height:
-                fetcher.found_nothing, fetcher.known = False, kept["detail"][0]
+                fetcher.known = kept["detail"][0]
             table = _block(block, kept=kept, fetcher=fetcher, pool=pool)
-            fetcher.check_network(few=UNANSWERED)
+            found += table.filter(status="ok").height
+            unreached += table.filter(pl.col("status").is_in(UNREACHED)).height
+            if fetcher.known or unreached > found:
+                fetcher.check_network(few=UNANSWERED)
             partial = path.with_suffix(".partial")
             table.write_parquet(partial)
             partial.replace(path)
-        fetcher.check_network(few=1 if fetcher.found_nothing else UNANSWERED)
+        if not found:
+            fetcher.check_network(few=1)
     return paths
 
 

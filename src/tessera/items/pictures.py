@@ -112,7 +112,7 @@ def _check_size(image: Image.Image, *, limits: Limits) -> None:
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))  # no other tag is read: many are broken
+    turn = TURNS.get(_orientation(image))
     upright = image.transpose(turn) if turn is not None else image
     if upright.mode.startswith("I"):
         upright = upright.point(lambda grey: grey * GREYS_OF_16_BITS).convert("L")
@@ -122,6 +122,14 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         canvas.paste(upright, mask=upright.getchannel("A"))
         return canvas
     return upright.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the one EXIF tag that is read, 1 where it is missing or cannot be read: many blocks are broken."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the reader raises anything at all on broken bytes
+        return 1
 
 
 def _encoded(image: Image.Image, *, limits: Limits) -> Picture:

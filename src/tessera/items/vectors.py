@@ -8,6 +8,7 @@ Vectors of a large catalogue need not fit into memory: `room` gives them a place
 and they are read and written part by part.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,12 +35,19 @@ class Vectors(NamedTuple):
 
 
 def room(rows: int, width: int, *, scratch: Path | None) -> NDArray[np.float32]:
-    """Return zeros (rows, width), in memory, or in a file of the folder scratch that vanishes with the array."""
+    """Return zeros (rows, width), in memory, or in a file of the folder scratch that vanishes with the array.
+
+    Raises DataError where the disk has no room for the file: written to later, it would end the process.
+    """
     if scratch is None or not rows * width:
         return np.zeros((rows, width), np.float32)
     scratch.mkdir(parents=True, exist_ok=True)
+    size = rows * width * np.dtype(np.float32).itemsize
     with tempfile.TemporaryFile(dir=scratch) as file:
-        file.truncate(rows * width * np.dtype(np.float32).itemsize)
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise DataError(f"{scratch}: expected room for {size:,} bytes of vectors: {error.strerror}") from error
         return np.asarray(np.memmap(file, np.float32, "r+", shape=(rows, width)))
 
 

@@ -2,6 +2,7 @@
 
 import email.utils
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Literal, NamedTuple
@@ -26,6 +27,10 @@ REASONS: dict[int, Reason] = {
     404: "not_found",
     410: "not_found",
 }
+
+#: Content encodings that are unpacked though they were not asked for, and the bytes that a piece has at most then.
+ENCODINGS = {"gzip", "x-gzip", "deflate"}
+PIECE = 2**16
 
 #: Statuses that may be another the next time; those from 500 on are too.
 PASSING_STATUSES = {408, 425, 429}
@@ -72,7 +77,7 @@ def new_client(patience: Patience, *, connections: int = 1) -> httpx.Client:
         limits=httpx.Limits(max_connections=connections),
         follow_redirects=True,
         max_redirects=MOST_REDIRECTS,
-        headers={"User-Agent": "tessera", "Accept": "*/*"},
+        headers={"User-Agent": "tessera", "Accept": "*/*", "Accept-Encoding": "identity"},
     )
 
 
@@ -94,6 +99,29 @@ def answer(client: httpx.Client, url: str, headers: dict[str, str] | None = None
         raise RefusedError(f"over {MOST_REDIRECTS} redirects", reason="http_error") from error
     except (httpx.TransportError, httpx.DecodingError) as error:
         raise PassingError(f"{type(error).__name__}: {error}", reason="unreachable") from error
+
+
+def pieces_of(response: httpx.Response) -> Iterator[bytes]:
+    """Yield the body of an answer piece by piece, so that a few bytes which unpack to many are never held at once.
+
+    Raises RefusedError where it is packed in a way that was not asked for, PassingError where it cannot be unpacked.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding == "identity":
+        yield from response.iter_raw()
+        return
+    if encoding not in ENCODINGS:
+        raise RefusedError(f"expected no Content-Encoding, found {encoding}", reason="unsupported")
+    unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32)  # of gzip or zlib, whichever it is
+    try:
+        for piece in response.iter_raw():
+            rest = piece
+            while rest:
+                yield unpacked.decompress(rest, PIECE)
+                rest = unpacked.unconsumed_tail
+        yield unpacked.flush()
+    except zlib.error as error:
+        raise PassingError(f"Content-Encoding {encoding}: {error}", reason="unreachable") from error
 
 
 def _sent(client: httpx.Client, url: str, headers: dict[str, str] | None) -> httpx.Response:
