@@ -129,11 +129,15 @@ def test_two_processes_train_and_rank_as_one_does(beside):
 
 
 def test_two_processes_align_modalities(beside):
-    """L_implicit takes its negatives from a process's own share of the batch; beside that nothing is different."""
-    folder = beside("aligned")
-    finish("train_t5", folder, {"t5.lambda_implicit": 0.1, "t5.accumulation": 2}, launcher=TORCHRUN)
-    losses = [row["implicit_loss"] for row in read_json(folder / "data/train_t5/history.json")]
-    assert 0 < losses[-1] < losses[0]
+    """An item's negatives are those of the whole batch, before the training and in it, as in one process."""
+    one, two = beside("one"), beside("two")
+    changes = {"t5.lambda_implicit": 0.1, "t5.accumulation": 2, "t5.alignment_epochs": 2}
+    finish("train_t5", one, changes)
+    finish("train_t5", two, changes, launcher=TORCHRUN)
+    alone, together = (read_json(folder / "data/train_t5/history.json") for folder in (one, two))
+    for epoch_alone, epoch_together in zip(alone, together, strict=True):
+        assert epoch_together == pytest.approx(epoch_alone, rel=1e-4)
+    assert 0 < alone[-1]["implicit_loss"] < alone[0]["implicit_loss"]
 
 
 def read_params(folder: Path) -> dict:

@@ -137,10 +137,8 @@ def align(
 ) -> list[float]:
     """Train the encoder of model by `Alignment` for settings.alignment_epochs; return the loss of each.
 
-    Every epoch passes over all items in the fewest batches of at most settings.batch_size; processes share a batch, in
-    which there is an item for each of them.
-
-    Raises DataError where there are fewer items than processes.
+    Every epoch passes over all items in the fewest batches of at most settings.batch_size. An item's negatives are all
+    others of its batch, so that every process computes it whole.
     """
     if not settings.alignment_epochs:
         return []
@@ -149,9 +147,7 @@ def align(
     gradients = Gradients(alignment.parameters(), accelerator)
     alignment.train()
     count = len(next(iter(ids.values())))
-    if count < accelerator.num_processes:
-        raise DataError(f"items: expected one for each of {accelerator.num_processes} processes, found {count}")
-    cuts = min(-(-count // settings.batch_size), count // accelerator.num_processes)
+    cuts = -(-count // settings.batch_size)
     steps_in_all = settings.alignment_epochs * cuts
     losses = []
     for epoch in range(settings.alignment_epochs):
@@ -164,7 +160,7 @@ def align(
         for number, (rows,) in enumerate(told, start=epoch * cuts):
             _set_rate(optimizer, number, steps=steps_in_all, settings=settings)
             with accelerator.autocast():
-                loss = alignment(rows[accelerator.process_index :: accelerator.num_processes].to(accelerator.device))
+                loss = alignment(rows.to(accelerator.device))
             gradients.add(loss / accelerator.num_processes)
             _step(optimizer, gradients, settings=settings)
             total += loss.detach()
@@ -262,7 +258,7 @@ class Training:
             tokens_in_all = sum(int(self.samples.target.lengths_of(rows).sum()) for rows in batches)
             divisors = [self._number(each) for each in (tokens_in_all, len(batches) * self.processes)]
             for rows in batches:
-                batch, distinct = self._batch(rows[self.process :: self.processes], masking)
+                batch, distinct = self._batch(rows, masking)
                 sums += self.add_gradients(*batch, distinct, *divisors)
             _step(self.optimizer, self.gradients, settings=self.settings)
         token_loss, tokens, implicit = self.accelerator.reduce(sums, "sum").tolist()
@@ -293,13 +289,15 @@ class Training:
         return torch.full((), float(number), device=self.accelerator.device)
 
     def _batch(self, rows: Tensor, masking: torch.Generator) -> tuple[Batch, Tensor]:
-        """Return the batch of rows with modalities hidden, and its distinct target items if they are to be aligned.
+        """Return this process's part of the batch of rows, with modalities hidden, and the items to be aligned.
 
-        What is asked of the samples is asked on the CPU, so that a GPU is waited for only where modalities are hidden.
+        Those are the distinct target items of the whole batch, whose every item is a negative of each other one. What
+        is asked of the samples is asked on the CPU, so that a GPU is waited for only where modalities are hidden.
         """
         device = self.accelerator.device
-        source, target = (int(lists.lengths_of(rows).max()) for lists in (self.samples.source, self.samples.target))
-        batch = self.train.batch(rows.to(device, non_blocking=True), widths=(source, target))
+        own = rows[self.process :: self.processes]
+        source, target = (int(lists.lengths_of(own).max()) for lists in (self.samples.source, self.samples.target))
+        batch = self.train.batch(own.to(device, non_blocking=True), widths=(source, target))
         share = self.settings.modality_masking
         masked = hide_modalities(batch.source, self.token_modalities, share=share, generator=masking)
         distinct = self.samples.items[rows].unique() if self.losses.aligns else rows[:0]
@@ -311,8 +309,9 @@ class Training:
         """Add the gradients of a batch; return its sums of token losses and tokens, and its part of L_implicit.
 
         tensors are those of the batch, its distinct items, and two numbers. The first divides the token losses, the
-        tokens of all the step's batches and processes; the second L_implicit, how many these are: one large batch and
-        the same samples in several small ones give the same gradient.
+        tokens of all the step's batches and processes; the second L_implicit, how many these are. Several processes
+        have the gradient of one; of several small batches the token losses have that of one large batch, and L_implicit
+        has fewer negatives.
         """
         *tables, distinct, tokens_in_all, parts = tensors
         batch = Batch(*tables)
