@@ -200,7 +200,7 @@ def _metrics_table(rankings: dict[str, dict[str, float]], known: dict[str, Any] 
     columns = list(next(iter(rankings.values())))
     title = "test split" if known is None else f"test split, {known['users']['test']:,} users"
     table = Table("ranking", title=title, title_justify="left", title_style="bold", box=None, header_style="dim")
-    for column in columns if known is None else [*columns, f"{known['confidence']:.0%} of {HEADLINE}"]:
+    for column in columns if known is None else [*columns, f"{100 * known['confidence']:g}% of {HEADLINE}"]:
         table.add_column(column, justify="right", no_wrap=True)
     for name, values in rankings.items():
         cells = [f"{values[column]:.4f}" for column in columns]

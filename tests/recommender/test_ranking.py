@@ -36,6 +36,24 @@ def test_ranking_leaves_the_threads_of_others_as_they_were(world, model):
         assert later.submit(torch.get_num_threads).result() == torch.get_num_threads()
 
 
+def test_rankings_at_one_time_leave_the_threads_as_they_were(world, model):
+    here = world(users=9)
+    source, trie = samples_of(here.test.filter(task="history text -> text")).source, build_trie(here.tokens["text"])
+    network, before = model(here).eval(), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(4) as servers:
+            searches = [
+                servers.submit(rank, network, trie, source, beams=5, batch_size=2, renormalise=False) for _ in range(24)
+            ]
+            first, *others = (search.result() for search in searches)
+        assert all(torch.equal(first.items, other.items) for other in others)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_every_user_is_ranked_once_in_each_modality_and_in_no_cross_task(world, model):
     here = world(users=12)
     ranked = rank_users(

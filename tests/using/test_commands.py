@@ -208,6 +208,19 @@ def test_vectors_of_no_modality_are_refused(tessera, new_items, tmp_path):
     assert "--vectors: expected text, image, found txt" in " ".join(complaint.split())
 
 
+def test_vectors_that_an_encoder_makes_itself_are_refused(tessera, new_items, tmp_path):
+    status, _, complaint = tessera("add-items", new_items, "--added", tmp_path / "added", "--vectors", "text=none")
+    assert status == 1
+    assert "--vectors: expected none for text, whose encoder is tfidf, found some" in " ".join(complaint.split())
+
+
+@pytest.mark.parametrize(("least", "kept"), [(None, ["A", "B", "C"]), (3.0, ["A", "C"])])
+def test_what_was_not_liked_is_no_history_where_the_run_leaves_it_out(least, kept, tmp_path):
+    file = tmp_path / "told.csv"
+    file.write_text("user,item,timestamp,rating\nu,A,1,5\nu,B,2,1\nu,C,3,3\n")
+    assert read_histories(file, ties="hash", max_malformed=0, min_rating=least) == (["u"], [kept])
+
+
 def test_a_row_that_is_no_history_is_named(tessera, tmp_path):
     file = tmp_path / "told.jsonl"
     file.write_text('{"user": "a", "history": []}\nnot JSON\n')

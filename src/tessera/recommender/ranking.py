@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from threading import Barrier, Lock
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 import torch
@@ -16,6 +17,8 @@ from tessera.recommender.beam import Beams, beam_search
 from tessera.recommender.lists import IMPOSSIBLE, NOTHING, rankings_table
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import Task, Tokens
+
+_STARTING: Final = Lock()
 
 
 class Share(NamedTuple):
@@ -124,12 +127,24 @@ def _in_parallel(search: Callable[[Tensor], Beams], batches: Sequence[Tensor], d
     if device.type != "cpu":
         yield from map(search, batches)
         return
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(search, batches)
-    finally:
-        torch.set_num_threads(threads)  # what a thread sets for itself holds for all that start later
+    with _threads_apart() as pool:
+        yield from pool.map(search, batches)
+
+
+def _threads_apart() -> ThreadPoolExecutor:
+    """Return as many threads as torch has, each of which computes alone.
+
+    What a thread sets for itself holds for all that start later too. So it is set back as soon as these have started,
+    before another call, in another thread of a server, looks at it.
+    """
+    with _STARTING:
+        threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        together = Barrier(threads)
+        for started in [pool.submit(together.wait) for _ in range(threads)]:
+            started.result()
+        torch.set_num_threads(threads)
+    return pool
 
 
 def _nothing(rows: int, beams: int) -> Beams:

@@ -63,12 +63,15 @@ def add_items(shop: Shop, file: Path, *, precomputed: Mapping[str, Path]) -> Add
 
     precomputed maps a modality whose encoder is `precomputed` to a file of the new items' vectors.
 
-    Raises ParamsError where a needed file of vectors is not given, DataError where the model has no quantizer, no item
-    is new, or one has nothing that it could be embedded by.
+    Raises ParamsError where a needed file of vectors is not given, or one that is not needed, DataError where the model
+    has no quantizer, no item is new, or one has nothing that it could be embedded by.
     """
     _require_quantizer(shop.params)
     if surplus := sorted(set(precomputed) - set(shop.params.modalities)):
         raise ParamsError(f"--vectors: expected {', '.join(shop.params.modalities)}, found {', '.join(surplus)}")
+    for modality in precomputed:
+        if (encoder := getattr(shop.params, modality).encoder) != "precomputed":
+            raise ParamsError(f"--vectors: expected none for {modality}, whose encoder is {encoder}, found some")
     raw = read_item_file(file, reviewed=None, max_malformed=shop.params.dataset.max_malformed).table
     known = raw.join(shop.items, on="key", how="semi")["key"].to_list()
     new = raw.join(shop.items, on="key", how="anti", maintain_order="left")

@@ -181,7 +181,12 @@ def _recommend_to_file(recommender: "Recommender", file: Path, output: Path, **o
     from tessera.using.recommender import RECOMMENDATIONS
 
     params = recommender.shop.params
-    told = read_histories(file, ties=params.filter.ties, max_malformed=params.dataset.max_malformed)
+    told = read_histories(
+        file,
+        ties=params.filter.ties,
+        max_malformed=params.dataset.max_malformed,
+        min_rating=params.filter.min_rating,
+    )
     found = recommender.table(told.histories, progress=progress, **options)
     _tell_of_unknown(recommender, told.histories)
     users = pl.Series("user", told.users, dtype=pl.String)

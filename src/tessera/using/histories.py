@@ -21,12 +21,13 @@ class UserHistories(NamedTuple):
     histories: list[list[str]]
 
 
-def read_histories(path: Path, *, ties: Ties, max_malformed: float) -> UserHistories:
+def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: float | None = None) -> UserHistories:
     """Return what the file at path (.csv, .jsonl, .parquet) tells of users.
 
     With a column `history` each row is a user and its list of keys, the oldest first; in CSV a list is written as in
     JSON, or as `B1|B2`. Otherwise the file has the columns user, item and timestamp, like the interactions of one's own
-    data; a user's are put in order as the pipeline does, and a repeated one counts once.
+    data; a user's are put in order as the pipeline does, a repeated one counts once, and one rated below min_rating not
+    at all.
 
     Rows that are no interactions are warned of. Raises SourceError where the file cannot be read or lacks a column, and
     where a row is no history or a user's second, or a larger share than max_malformed of the rows is no interaction.
@@ -38,7 +39,7 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float) -> UserHisto
             log.warning(
                 "%s: %d of %d rows are no interactions: %s", path, tally.malformed.total(), tally.lines, reasons
             )
-        ordered = in_order(numbered(distinct_interactions(reviews, min_rating=None)), ties=ties)
+        ordered = in_order(numbered(distinct_interactions(reviews, min_rating=min_rating)), ties=ties)
         lists = ordered.group_by("user_key", maintain_order=True).agg("item_key")
         return UserHistories(lists["user_key"].to_list(), lists["item_key"].to_list())
     found, known = UserHistories([], []), set[str]()
