@@ -94,7 +94,7 @@ def main(
         slices=slices_of(read_json(slices)),
         examples=examples_of(
             shown_users,
-            interactions=read_table(interactions, INTERACTIONS),
+            interactions=_rows(interactions, INTERACTIONS, "user", shown_users),
             rankings=lists,
             names=shown,
             items=catalogue,

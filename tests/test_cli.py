@@ -175,6 +175,13 @@ def test_show_with_intervals_of_another_run(run, tessera):
     assert len(rows["image"]) == len(rows["text"]) - 1
 
 
+def test_show_with_a_confidence_near_1(run, tessera):
+    known = json.loads(run.intervals.read_text())
+    run.intervals.write_text(json.dumps(known | {"confidence": 0.999}))
+    _, printed, _ = show(run, tessera)
+    assert "99.9% of hr@10" in printed
+
+
 def test_show_without_intervals(run, tessera):
     _, printed, _ = show(run, tessera, intervals="nowhere.json")
     assert "95% of hr@10" not in printed

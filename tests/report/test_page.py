@@ -127,6 +127,12 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
+def test_a_confidence_keeps_its_digits():
+    near = content(sample=Sample(1234, 0.999, 1000))
+    for page in (Page(page_of(near)).text, markdown_page(near)):
+        assert "99.9% of 1,000 bootstrap resamples" in page
+
+
 def test_the_page_says_what_it_must():
     text = Page(page_of(content())).text
     for words in (

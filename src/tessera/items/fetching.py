@@ -41,6 +41,9 @@ TIMEOUTS_A_PICTURE = 10
 UNANSWERED = 10
 REFUSED = 30
 
+#: What becomes of a picture whose server gives no answer.
+UNREACHED: tuple[Status, ...] = ("unreachable", "timeout")
+
 #: Letters of an address that a row quotes.
 QUOTED = 200
 
@@ -164,7 +167,7 @@ class Fetcher:
         try:
             content = tries(self.patience)(self._one_try, url)
         except (PassingError, RefusedError) as error:
-            self.hosts.note(host, has_answered=error.reason not in ("timeout", "unreachable"))
+            self.hosts.note(host, has_answered=error.reason not in UNREACHED)
             self.hosts.note_refusal(host, is_one=error.reason == "http_error" and error.is_of_the_host)
             raise UnusableError(error.reason, str(error)) from error
         self.hosts.note_refusal(host, is_one=False)

@@ -16,6 +16,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -118,7 +119,8 @@ def columns_of(path: Path) -> list[str]:
     """Return the columns of the file at path: of JSON lines those of the first record."""
     _reader(path, RECORD_READERS)
     if path.suffix == ".parquet":
-        return list(_parquet_schema(path))
+        with _as_parquet(path):
+            return list(pl.read_parquet_schema(path))
     if path.suffix == ".csv":
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             return _header(file, path)
@@ -155,7 +157,8 @@ def _check_columns(path: Path, *, expected: Iterable[str], found: Collection[str
 
 def _interaction_cells(path: Path) -> pl.DataFrame:
     table, rows, broken = _read_csv(path)
-    fields = _fields_of(path, table).with_columns(row=rows)
+    _check_columns(path, expected=REQUIRED_COLUMNS, found=table.columns)
+    fields = _fields_of(table).with_columns(row=rows)
     breaks = sum(pl.col(name).str.count_matches("\n").fill_null(0) for name in ("user", "item", "time"))
     lines = fields.with_columns(lines=breaks + 1)
     sound, swallowed = lines.filter(lines=1), lines.filter(pl.col("lines") > 1)
@@ -165,10 +168,8 @@ def _interaction_cells(path: Path) -> pl.DataFrame:
 
 
 def _interaction_rows(path: Path) -> pl.DataFrame:
-    schema = _parquet_schema(path)
-    _check_columns(path, expected=REQUIRED_COLUMNS, found=schema)
-    table = _read_parquet(path, columns=[column for (column,) in FIELDS.values() if column in schema])
-    return _fields_of(path, table.select(_text_column(path, column) for column in table)).with_row_index("row")
+    table = _read_parquet(path, expected=REQUIRED_COLUMNS, also=lambda name, _: (name,) in FIELDS.values())
+    return _fields_of(table.select(_text_column(path, column) for column in table)).with_row_index("row")
 
 
 def _interaction_lines(path: Path) -> pl.DataFrame:
@@ -183,8 +184,7 @@ def _interaction_lines(path: Path) -> pl.DataFrame:
     return fields
 
 
-def _fields_of(path: Path, table: pl.DataFrame) -> pl.DataFrame:
-    _check_columns(path, expected=REQUIRED_COLUMNS, found=table.columns)
+def _fields_of(table: pl.DataFrame) -> pl.DataFrame:
     rating = "rating" if "rating" in table.columns else pl.lit(None, pl.String)
     return table.select(user="user", item="item", time="timestamp", rating=rating, problem=pl.lit(None, pl.String))
 
@@ -270,24 +270,28 @@ def _decoded(path: Path) -> str:
         return content.decode("utf-8-sig", errors="replace")
 
 
-def _parquet_schema(path: Path) -> Mapping[str, pl.DataType]:
-    try:
-        return pl.read_parquet_schema(path)
-    except pl.exceptions.PolarsError as error:
-        raise SourceError(f"{path}: expected Parquet: {error}") from error
+def _read_parquet(path: Path, *, expected: Sequence[str], also: Callable[[str, pl.DataType], bool]) -> pl.DataFrame:
+    """Return the columns of path that are expected, and those others for whose name and type `also` is true."""
+    with _as_parquet(path):
+        schema = pl.read_parquet_schema(path)
+        _check_columns(path, expected=expected, found=schema)
+        wanted = [name for name, kind in schema.items() if name in expected or also(name, kind)]
+        return pl.read_parquet(path, columns=wanted)
 
 
-def _read_parquet(path: Path, *, columns: list[str]) -> pl.DataFrame:
+@contextmanager
+def _as_parquet(path: Path) -> Iterator[None]:
     try:
-        return pl.read_parquet(path, columns=columns)
+        yield
     except pl.exceptions.PolarsError as error:
         raise SourceError(f"{path}: expected Parquet: {error}") from error
 
 
 def _csv_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
     table, rows, broken = _read_csv(path)
+    _check_columns(path, expected=expected, found=table.columns)
     yield from ((row, None) for row in broken)
-    for row, record in zip(rows, _records(path, table, expected), strict=True):
+    for row, record in zip(rows, table.iter_rows(named=True), strict=True):
         key = record[expected[0]] or ""
         swallowed = sum(cell.count("\n") for cell in record.values() if cell) if "\n" in key else 0
         yield row, None if swallowed else record
@@ -295,17 +299,10 @@ def _csv_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record
 
 
 def _parquet_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
-    schema = _parquet_schema(path)
-    _check_columns(path, expected=expected, found=schema)
-    table = _read_parquet(path, columns=[each for each in schema if each in expected or schema[each] not in NO_TEXT])
+    table = _read_parquet(path, expected=expected, also=lambda _, kind: kind not in NO_TEXT)
     lists = [column.dtype.is_nested() for column in table]
     texts = (column if is_list else _text_column(path, column) for column, is_list in zip(table, lists, strict=True))
-    return enumerate(_records(path, table.select(texts), expected))
-
-
-def _records(path: Path, table: pl.DataFrame, expected: Sequence[str]) -> Iterator[Record]:
-    _check_columns(path, expected=expected, found=table.columns)
-    return table.iter_rows(named=True)
+    return enumerate(table.select(texts).iter_rows(named=True))
 
 
 def _record_lines(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import polars as pl
 
-from tessera.items.fetching import UNANSWERED, Fetcher
+from tessera.items.fetching import UNANSWERED, UNREACHED, Fetcher
 from tessera.items.pictures import Limits, Status
 from tessera.items.progress import Progress, silently
 from tessera.items.web import Patience
@@ -25,9 +25,6 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "status": pl.String,
     "detail": pl.String,
 }
-
-#: What becomes of a picture whose server gives no answer.
-UNREACHED: tuple[Status, ...] = ("unreachable", "timeout")
 
 #: Items fetched, and kept in memory, together; a part and a row group each.
 BLOCK = 512

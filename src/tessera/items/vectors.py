@@ -37,17 +37,20 @@ class Vectors(NamedTuple):
 def room(rows: int, width: int, *, scratch: Path | None) -> NDArray[np.float32]:
     """Return zeros (rows, width), in memory, or in a file of the folder scratch that vanishes with the array.
 
-    Raises DataError where the disk has no room for the file: written to later, it would end the process.
+    Raises DataError where the disk has no room for the file, if the system can tell: written to later, it would end the
+    process.
     """
     if scratch is None or not rows * width:
         return np.zeros((rows, width), np.float32)
     scratch.mkdir(parents=True, exist_ok=True)
     size = rows * width * np.dtype(np.float32).itemsize
     with tempfile.TemporaryFile(dir=scratch) as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise DataError(f"{scratch}: expected room for {size:,} bytes of vectors: {error.strerror}") from error
+        file.truncate(size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise DataError(f"{scratch}: expected room for {size:,} bytes of vectors: {error.strerror}") from error
         return np.asarray(np.memmap(file, np.float32, "r+", shape=(rows, width)))
 
 

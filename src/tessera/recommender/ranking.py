@@ -141,9 +141,12 @@ def _threads_apart() -> ThreadPoolExecutor:
         threads = torch.get_num_threads()
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         together = Barrier(threads)
-        for started in [pool.submit(together.wait) for _ in range(threads)]:
-            started.result()
-        torch.set_num_threads(threads)
+        try:
+            for started in [pool.submit(together.wait) for _ in range(threads)]:
+                started.result()
+        finally:
+            together.abort()  # nobody waits for one that could not be started
+            torch.set_num_threads(threads)
     return pool
 
 

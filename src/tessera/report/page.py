@@ -145,6 +145,7 @@ def _environment() -> Environment:
         "count": "{:,}".format,
         "score": "{:.4f}".format,
         "percent": percent,
+        "exact_percent": exact_percent,
         "megabytes": megabytes,
         "duration": duration,
         "counted": counted,
@@ -170,6 +171,11 @@ def _render(template: str, content: Content, **more: Any) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """Return a share in per cent: 12.3%."""
     return f"{share:.{digits}%}"
+
+
+def exact_percent(share: float) -> str:
+    """Return a share in per cent with the digits that it has: 95%, 99.9%."""
+    return f"{100 * share:g}%"
 
 
 def megabytes(size: int) -> str:
