@@ -6,7 +6,8 @@ six times and more, the rest follow Zipf's law), and a text and a picture vector
 k-means, and one pass of the cross-modal quantizer over the items. One pass leaves most items with the same codes, so
 that those which the later stages see are the residual k-means's, measured too. The T5 is not trained: `train_t5` is
 stopped after 210 seconds, since what it holds is then there, and ranking takes a T5 with the weights that a training
-starts from and a sample of users, for all of whom it would do the same again.
+starts from and a sample of users, for all of whom it would do the same again. What follows the ranking has drawn lists
+of all users, some of them with the target.
 
 Time is that of the whole process, memory its largest resident set, as each stage's record tells them. A process starts
 with the resident set of the one that started it, which is why this one hands all that takes memory to others. What is
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -31,12 +33,14 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from side_by_side import GIB, in_own_process, machine, with_told
 
-from tessera.artifacts import read_json, read_table, table_writer, whole_folder, write_table
+from tessera.artifacts import read_json, read_table, table_writer, whole_folder, write_json, write_table
 from tessera.compose import composed
 from tessera.params import load_params
 from tessera.recommender.corpus import codes_by_modality
+from tessera.recommender.lists import rankings_table
 from tessera.recommender.vocabulary import Vocabulary
-from tessera.schemas import CORPUS, IDS, Schema
+from tessera.records import write_record
+from tessera.schemas import CORPUS, IDS, INTERACTIONS, RANKINGS, Schema
 
 ROOT: Final = Path(__file__).parents[1]
 STAGES: Final = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -87,7 +91,13 @@ BEFORE: Final = (
     "build_corpus",
 )
 STOPPED: Final = "train_t5"
-LAST: Final = "rank_items"
+RANKING: Final = "rank_items"
+AFTER: Final = ("rank_collaborative", "evaluate", "write_report")
+
+#: Drawn lists: how many hold the target, how far apart their items are, and of how many users they are drawn at once.
+FOUND: Final = 0.1
+APART: Final = 7_919
+USERS: Final = 50_000
 
 
 class Taken(NamedTuple):
@@ -190,7 +200,10 @@ def run_all(folder: Path, *, users: int, seconds: int) -> Run:
     taken[STOPPED] = stopped_stage(STOPPED, run, after=seconds)
     in_own_process(draw_t5, run)
     in_own_process(keep_users, run, users)
-    taken[LAST] = run_stage(LAST, run)
+    taken[RANKING] = run_stage(RANKING, run)
+    in_own_process(draw_lists, run)
+    for stage in AFTER:
+        taken[stage] = run_stage(stage, run)
     counts = read_json(run / "metrics/filter_reviews.json")
     return Run(counts["items"], counts["interactions"], taken)
 
@@ -242,6 +255,8 @@ def draw_t5(run: Path) -> None:
     sizes = Sizes(**params.t5.model_dump(include=set(Sizes._fields)))
     with whole_folder(run / "data/train_t5/checkpoint") as folder:
         save_model(new_model(words, tokens, sizes, seed=params.seed), folder)
+    write_json(run / "data/train_t5/history.json", [])
+    write_record(run / "data/train_t5/record.json")
 
 
 def keep_users(run: Path, users: int) -> None:
@@ -250,6 +265,24 @@ def keep_users(run: Path, users: int) -> None:
         path = run / f"data/build_corpus/{split}.parquet"
         kept = pl.scan_parquet(path).filter(pl.col("user") < users).collect(engine="streaming")
         write_table(path, kept, CORPUS)
+
+
+def draw_lists(run: Path) -> None:
+    """Write lists for all users to run, as a ranking of all of them would."""
+    generator = np.random.default_rng(0)
+    length = load_params(run / "params.yaml").decode.beams
+    interactions = read_table(run / "data/filter_reviews/interactions.parquet", INTERACTIONS)
+    items = interactions["item"].n_unique()
+    with table_writer(run / "data/rank_items/rankings.parquet", RANKINGS) as write:
+        for split, modality in product(("valid", "test"), ("text", "image")):
+            for targets in interactions.filter(split=split).iter_slices(USERS):
+                where = generator.integers(0, length, targets.height)
+                first = targets["item"].to_numpy().astype(np.int64) - where * APART
+                drawn = generator.integers(0, items, targets.height)
+                first = np.where(generator.random(targets.height) < FOUND, first, drawn)
+                lists = (first[:, None] + APART * np.arange(length)) % items
+                scores = -np.sort(generator.exponential(size=lists.shape))
+                write(rankings_table(lists, scores, users=targets["user"], split=split, modality=modality))
 
 
 def table(runs: Sequence[Run]) -> str:

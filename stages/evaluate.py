@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from tessera.artifacts import read_table, write_json, write_table
+from tessera.artifacts import read_table, scan_table, table_writer, write_json, write_table
 from tessera.measures import FINAL
 from tessera.params import PARAMS_FILE, load_params
 from tessera.recommender.fusion import ENSEMBLE, Weight, fuse, weights_table
@@ -28,10 +28,22 @@ from tessera.recommender.metrics import (
     ranks_by_ranking,
     ranks_by_warmth,
 )
-from tessera.recommender.popularity import POPULARITY, rank_by_popularity
-from tessera.recommender.targets import check_rankings, doubts, find_targets, target_ranks
+from tessera.recommender.popularity import POPULARITY, items_by_popularity, rank_by_popularity
+from tessera.recommender.targets import (
+    check_rankings,
+    doubts,
+    find_targets,
+    found_targets,
+    lists_of,
+    names_of,
+    parts_of,
+    target_ranks,
+)
 from tessera.runtime import log, run
 from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS, WEIGHTS
+
+#: Users whose lists are in memory at once.
+USERS_AT_ONCE = 100_000
 
 #: Keys of the metrics beside the rankings.
 RESERVED = (ENSEMBLE, POPULARITY, FINAL, "valid", "cold", "warm")
@@ -51,29 +63,35 @@ def main(
 ) -> None:
     params = load_params(params_file)
     section = params.eval
-    single = pl.concat(read_table(path, RANKINGS) for path in rankings)
+    single = pl.concat(scan_table(path, RANKINGS) for path in rankings)
     history = read_table(interactions, INTERACTIONS)
     targets = find_targets(history)
     check_rankings(single, targets, items=history["item"].n_unique(), reserved=RESERVED)
     for doubt in doubts(single, targets):
         log.warning(doubt)
 
-    names = single["modality"].unique().to_list()
-    longest = int(single["rank"].to_numpy().max(initial=0)) or params.decode.beams
-    popular = rank_by_popularity(history, length=longest, exclude_seen=params.decode.exclude_seen)
+    names = names_of(single)
+    longest = single.select(pl.col("rank").max()).collect(engine="streaming").item() or params.decode.beams
+    popular, seen = items_by_popularity(history), history if params.decode.exclude_seen else None
     learned = _learned(single, targets) if params.decode.fusion == "learned" else {}
-    fused = fuse(single, rule=params.decode.fusion, weights=learned) if names else popular
     final = ENSEMBLE if len(names) > 1 else next(iter(names), POPULARITY)
-    compared = [single, fused, popular] if final == ENSEMBLE else [single, popular]
-    found = pl.concat(target_ranks(table, targets) for table in compared)
-    ranks = ranks_by_ranking(found)
+    found = []
+    with table_writer(ensemble, RANKINGS) as write:
+        for part in parts_of(targets, most=USERS_AT_ONCE):
+            lists, floor = lists_of(single, part), rank_by_popularity(part, popular, length=longest, seen=seen)
+            fused = fuse(lists, rule=params.decode.fusion, weights=learned) if names else floor
+            write(fused)
+            compared = [lists, fused, floor] if final == ENSEMBLE else [lists, floor]
+            found += [found_targets(each, part) for each in compared]
+    everything = [*names, ENSEMBLE, POPULARITY] if final == ENSEMBLE else [*names, POPULARITY]
+    of_users = target_ranks(pl.concat(found), targets, names=everything)
+    ranks = ranks_by_ranking(of_users)
     bounds = {"target_frequency": section.frequency_bounds, "history_length": section.history_bounds}
 
-    write_table(per_user, found, PER_USER)
-    write_table(ensemble, fused, RANKINGS)
+    write_table(per_user, of_users, PER_USER)
     write_table(weights, weights_table(learned), WEIGHTS)
-    write_json(metrics, _document(ranks | ranks_by_warmth(found), measure, final=final))
-    write_json(slices, measure_slices(found, bounds=bounds))
+    write_json(metrics, _document(ranks | ranks_by_warmth(of_users), measure, final=final))
+    write_json(slices, measure_slices(of_users, bounds=bounds))
     write_json(curve, measure_cuts(ranks["test"], longest=longest))
 
     def drawn(of_ranking: Floats) -> Mapping[str, object]:
@@ -93,7 +111,7 @@ def main(
     )
 
 
-def _learned(rankings: pl.DataFrame, targets: pl.DataFrame) -> dict[str, Weight]:
+def _learned(rankings: pl.LazyFrame, targets: pl.DataFrame) -> dict[str, Weight]:
     """Return what each ranking weighs, learned on the validation split, and tell it."""
     is_valid = pl.col("split") == "valid"
     weights = learn_weights(rankings.filter(is_valid), targets.filter(is_valid))

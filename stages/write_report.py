@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from tessera.artifacts import named_paths, read_json, read_table, read_tsv, whole_file
-from tessera.errors import TableError
+from tessera.artifacts import named_paths, read_json, read_table, read_tsv, scan_table, whole_file
 from tessera.params import PARAMS_FILE, load_params
 from tessera.report.agreement import agreements_of
 from tessera.report.content import (
@@ -151,11 +150,7 @@ def _rows(path: Path, schema: Schema, column: str, wanted: Collection[object]) -
 
     Raises TableError where path is no table of schema.
     """
-    try:
-        rows = pl.scan_parquet(path).filter(pl.col(column).is_in(list(wanted))).select(list(schema))
-        return rows.collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise TableError(f"{path}: expected a table with {', '.join(schema)}: {error}") from error
+    return scan_table(path, schema).filter(pl.col(column).is_in(list(wanted))).collect(engine="streaming")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tessera.items.filtering import in_order, numbered
 from tessera.items.splits import leave_one_out, points_in_time, split_by_time, without_training
 from tessera.recommender.corpus import histories, samples
 from tessera.recommender.linear import SlistSettings, fit_slist
-from tessera.recommender.popularity import rank_by_popularity
+from tessera.recommender.popularity import items_by_popularity
 from tessera.recommender.sequence_fitting import training_windows
 from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.vocabulary import Vocabulary, parse_tasks
@@ -71,7 +71,7 @@ def sequences(table):
 
 
 def popular(table):
-    return dict(rank_by_popularity(table, length=5, exclude_seen=False).select("item", "score").iter_rows())
+    return dict(items_by_popularity(table).head(5).select("item", "score").iter_rows())
 
 
 READERS = [t5_samples, transitions, strengths, sequences, popular]

@@ -35,6 +35,15 @@ def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) 
     return table
 
 
+def scan_table(path: Path, schema: Schema) -> pl.LazyFrame:
+    """Return the Parquet table at path, of which only what is asked for is read: for tables too large to hold.
+
+    Raises TableError if it is missing or not of schema.
+    """
+    _require(_opened(path, pl.read_parquet_schema), schema, path)
+    return pl.scan_parquet(path).select(list(schema))
+
+
 def read_parts(path: Path, schema: Schema) -> Iterator[pl.DataFrame]:
     """Yield the row groups of the Parquet table at path; raise TableError if it is missing or not of schema."""
     import pyarrow.parquet as pq  # here, since most stages need nothing of it

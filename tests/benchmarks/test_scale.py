@@ -53,5 +53,5 @@ def test_the_page_has_every_stage_at_both_sizes(scale):
     page = (ROOT / "docs" / "scale.md").read_text()
     told = page[page.index(scale.BEGIN) : page.index(scale.END)]
     assert "100,000 items: s | GiB | 1,000,000 items: s | GiB" in told
-    for stage in (*scale.BEFORE, scale.STOPPED, scale.LAST):
+    for stage in (*scale.BEFORE, scale.STOPPED, scale.RANKING, *scale.AFTER):
         assert f"| {stage} |" in told

@@ -11,6 +11,10 @@ from tessera.schemas import RANKINGS
 TRUE = {"image": Weight(0.5, 1.0), "text": Weight(1.5, -0.5)}
 
 
+def learned_of(rankings, targets):
+    return learn_weights(rankings.lazy(), targets)
+
+
 def shop(users, *, length=8, items=30, seed=0):
     """Lists of both modalities, and targets drawn from what TRUE makes of them."""
     generator = np.random.default_rng(seed)
@@ -52,7 +56,7 @@ def loss(rankings, targets, weights):
 
 
 def test_weights_that_targets_were_drawn_by_are_found_again():
-    learned = learn_weights(*shop(6000))
+    learned = learned_of(*shop(6000))
     assert list(learned) == ["image", "text"]
     for name, weight in TRUE.items():
         assert learned[name].score == pytest.approx(weight.score, abs=0.1)
@@ -64,7 +68,7 @@ def test_weights_that_targets_were_drawn_by_are_found_again():
 @pytest.mark.parametrize("step", [Weight(0.05, 0.0), Weight(-0.05, 0.0), Weight(0.0, 0.05), Weight(0.0, -0.05)])
 def test_no_weights_near_have_a_smaller_loss(name, step):
     rankings, targets = shop(60)
-    learned = learn_weights(rankings, targets)
+    learned = learned_of(rankings, targets)
     near = learned | {name: Weight(*(np.array(learned[name]) + step))}
     assert loss(rankings, targets, learned) < loss(rankings, targets, near)
 
@@ -74,14 +78,14 @@ def test_users_whose_target_no_list_holds_tell_nothing():
     others, _ = shop(80, seed=1)
     more = pl.concat([rankings, others.filter(pl.col("user") >= 60)])
     strangers = pl.DataFrame({"user": range(60, 80), "item": [99] * 20}, schema=targets.schema)
-    assert learn_weights(more, pl.concat([targets, strangers])) == learn_weights(rankings, targets)
+    assert learned_of(more, pl.concat([targets, strangers])) == learned_of(rankings, targets)
 
 
 def test_a_list_is_never_read_backwards():
     """The better the text's score, the less likely the item: its scores then weigh nothing."""
     rankings, _ = shop(60)
     targets = rankings.filter(modality="text", rank=8).select("user", "item")
-    learned = learn_weights(rankings, targets)
+    learned = learned_of(rankings, targets)
     assert learned["text"].score == 0
     fused = fuse(rankings, rule="learned", weights=learned)
     assert fused.height == 60 * 8
@@ -89,18 +93,18 @@ def test_a_list_is_never_read_backwards():
 
 def test_a_single_ranking_is_as_it_is():
     rankings, targets = shop(5)
-    assert learn_weights(rankings.filter(modality="text"), targets) == {"text": Weight(1.0, 0.0)}
-    assert learn_weights(rankings.clear(), targets) == {}
+    assert learned_of(rankings.filter(modality="text"), targets) == {"text": Weight(1.0, 0.0)}
+    assert learned_of(rankings.clear(), targets) == {}
 
 
 def test_nothing_found_is_an_error():
     rankings, targets = shop(5)
     with pytest.raises(DataError, match="expected validation targets among what the rankings hold"):
-        learn_weights(rankings, targets.with_columns(item=pl.lit(99, pl.UInt32)))
+        learned_of(rankings, targets.with_columns(item=pl.lit(99, pl.UInt32)))
 
 
 def test_of_very_many_users_some_are_looked_at_at_even_distances(monkeypatch):
     rankings, targets = shop(41)
     monkeypatch.setattr(fusion_fitting, "USERS", 5)
     some = rankings.filter(pl.col("user").is_in([0, 10, 20, 30, 40]))
-    assert learn_weights(rankings, targets) == learn_weights(some, targets)
+    assert learned_of(rankings, targets) == learned_of(some, targets)

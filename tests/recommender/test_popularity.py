@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from tessera.recommender.popularity import rank_by_popularity
+from tessera.recommender.popularity import items_by_popularity, rank_by_popularity
+from tessera.recommender.targets import find_targets
 from tessera.schemas import INTERACTIONS, RANKINGS
 
 
@@ -24,18 +25,23 @@ def lists_of(ranked):
     return {(split, user): items for split, user, items in grouped.iter_rows()}
 
 
+def ranked_of(table, *, length, exclude_seen):
+    popular, seen = items_by_popularity(table), table if exclude_seen else None
+    return rank_by_popularity(find_targets(table), popular, length=length, seen=seen)
+
+
 # Training: item 2 three times, items 0 and 3 once; item 1 only as a target.
 SHOP = {0: [2, 3, 1, 0], 1: [2, 0, 3, 1], 2: [2, 1, 0]}
 
 
 def test_by_hand():
-    ranked = lists_of(rank_by_popularity(interactions(SHOP), length=3, exclude_seen=False))
+    ranked = lists_of(ranked_of(interactions(SHOP), length=3, exclude_seen=False))
     assert set(ranked) == {(split, user) for split in ("valid", "test") for user in SHOP}
     assert all(items == [2, 0, 3] for items in ranked.values())
 
 
 def test_seen_items_give_way_to_the_next_popular():
-    ranked = lists_of(rank_by_popularity(interactions(SHOP), length=2, exclude_seen=True))
+    ranked = lists_of(ranked_of(interactions(SHOP), length=2, exclude_seen=True))
     assert ranked["valid", 0] == [0, 1]  # has seen 2 and 3
     assert ranked["test", 0] == [0]  # has seen 1 as well: nothing else is left
     assert ranked["valid", 2] == [0, 3]
@@ -43,7 +49,7 @@ def test_seen_items_give_way_to_the_next_popular():
 
 
 def test_table():
-    ranked = rank_by_popularity(interactions(SHOP), length=2, exclude_seen=False)
+    ranked = ranked_of(interactions(SHOP), length=2, exclude_seen=False)
     assert ranked.schema == pl.Schema(RANKINGS)
     assert ranked.filter(split="test", user=0).rows() == [
         ("test", 0, "popularity", 1, 2, 3.0),
@@ -69,11 +75,11 @@ def test_twin(exclude_seen, sequences, length):
     for user, items in sequences.items():
         for split, history in (("valid", items[:-2]), ("test", items[:-1])):
             expected[split, user] = [item for item in popular if not (exclude_seen and item in history)][:length]
-    found = lists_of(rank_by_popularity(table, length=length, exclude_seen=exclude_seen))
+    found = lists_of(ranked_of(table, length=length, exclude_seen=exclude_seen))
     assert found == {key: items for key, items in expected.items() if items}
 
 
 def test_the_order_of_rows_does_not_matter():
     table = interactions(SHOP)
-    ranked = rank_by_popularity(table, length=3, exclude_seen=True)
-    assert_frame_equal(rank_by_popularity(table.reverse(), length=3, exclude_seen=True), ranked)
+    ranked = ranked_of(table, length=3, exclude_seen=True)
+    assert_frame_equal(ranked_of(table.reverse(), length=3, exclude_seen=True), ranked)

@@ -4,7 +4,16 @@ from polars.testing import assert_frame_equal
 
 from tessera.errors import DataError
 from tessera.recommender.metrics import measure, ranks_by_ranking
-from tessera.recommender.targets import check_rankings, doubts, find_targets, target_ranks
+from tessera.recommender.targets import (
+    check_rankings,
+    doubts,
+    find_targets,
+    found_targets,
+    lists_of,
+    names_of,
+    parts_of,
+    target_ranks,
+)
 from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS
 
 
@@ -50,8 +59,12 @@ LISTS = rankings(
 )  # fmt: skip
 
 
+def ranks_of(rankings, targets):
+    return target_ranks(found_targets(rankings, targets), targets, names=names_of(rankings.lazy()))
+
+
 def test_ranks_by_hand():
-    ranks = target_ranks(LISTS, TARGETS)
+    ranks = ranks_of(LISTS, TARGETS)
     assert ranks.schema == pl.Schema(PER_USER)
     assert ranks.drop("target_frequency", "history_length").rows() == [
         ("test", 0, "text", 5, 1),
@@ -66,24 +79,37 @@ def test_ranks_by_hand():
 
 
 def test_users_without_a_list_count_as_misses():
-    ranks = ranks_by_ranking(target_ranks(LISTS, TARGETS))
+    ranks = ranks_by_ranking(ranks_of(LISTS, TARGETS))
     assert measure(ranks["valid"]["image"])["hr@1"] == 0.5
 
 
 def test_the_order_of_rows_does_not_matter_within_a_ranking():
     text = LISTS.filter(modality="text")
-    assert_frame_equal(
-        target_ranks(text.reverse(), TARGETS.reverse()).sort("split", "user"), target_ranks(text, TARGETS)
-    )
+    assert_frame_equal(ranks_of(text.reverse(), TARGETS.reverse()).sort("split", "user"), ranks_of(text, TARGETS))
 
 
 def test_a_target_twice_in_a_list_is_refused():
     with pytest.raises(DataError, match="found a target twice"):
-        target_ranks(pl.concat([LISTS, rankings(("test", 0, "text", 2, 5))]), TARGETS)
+        found_targets(pl.concat([LISTS, rankings(("test", 0, "text", 2, 5))]), TARGETS)
+
+
+def test_a_ranking_in_which_nobody_has_a_list_is_all_misses():
+    ranks = target_ranks(found_targets(LISTS, TARGETS), TARGETS, names=["text", "sound"])
+    assert ranks.filter(ranking="sound")["rank"].to_list() == [None] * TARGETS.height
+
+
+@pytest.mark.parametrize("most", [1, 2, 9])
+def test_parts_of_the_targets_and_their_lists_are_the_whole(most):
+    parts = list(parts_of(TARGETS, most=most))
+    assert all(part.height <= most and part["split"].n_unique() == 1 for part in parts)
+    assert_frame_equal(pl.concat(parts), TARGETS)
+    lists = [lists_of(LISTS.lazy(), part) for part in parts]
+    assert_frame_equal(pl.concat(lists), LISTS, check_row_order=False)
+    assert all(set(mine["user"]) <= set(part["user"]) for mine, part in zip(lists, parts, strict=True))
 
 
 def check(*rows, table=LISTS, reserved=("ensemble",)):
-    check_rankings(pl.concat([table, rankings(*rows)]), TARGETS, items=9, reserved=reserved)
+    check_rankings(pl.concat([table, rankings(*rows)]).lazy(), TARGETS, items=9, reserved=reserved)
 
 
 def test_rankings_that_fit_pass():
@@ -108,15 +134,15 @@ def test_rankings_that_do_not_fit_are_refused(row, message):
 
 def test_no_rankings_pass():
     check(table=LISTS.clear())
-    assert doubts(LISTS.clear(), TARGETS) == []
+    assert doubts(LISTS.clear().lazy(), TARGETS) == []
 
 
 def test_doubts():
     lists = [("test", 0), ("test", 1), ("valid", 0)]
     long = rankings(*[(split, user, "text", place, place) for split, user in lists for place in range(1, 11)])
-    assert doubts(long.filter(split="test"), TARGETS.filter(split="test")) == []
-    assert doubts(long, TARGETS) == ["text: 1 of 2 valid users have no ranking and count as misses"]
+    assert doubts(long.filter(split="test").lazy(), TARGETS.filter(split="test")) == []
+    assert doubts(long.lazy(), TARGETS) == ["text: 1 of 2 valid users have no ranking and count as misses"]
     short = long.filter((pl.col("user") == 0) | (pl.col("rank") < 10))
-    assert doubts(short, TARGETS.filter(split="test")) == [
+    assert doubts(short.lazy(), TARGETS.filter(split="test")) == [
         "text: 1 of 2 test rankings hold fewer than 10 items; hr@10 is cut there"
     ]

@@ -16,7 +16,7 @@ from tessera.recommender.corpus import histories
 from tessera.recommender.lists import IMPOSSIBLE, rank_histories, rankings_table
 from tessera.recommender.metrics import measure, ranks_by_ranking
 from tessera.recommender.strengths import strength_scores
-from tessera.recommender.targets import find_targets, target_ranks
+from tessera.recommender.targets import find_targets, found_targets, target_ranks
 from tessera.recommender.transitions import Weights, transition_matrix
 from tests.recommender.test_popularity import interactions
 
@@ -118,7 +118,8 @@ def test_known_figures_of_instruments(shared_data):
         score = partial(strength_scores, matrix, recency=USUAL.recency)
         lists = rank_histories(score, found, items=6250, length=10)
         tables.append(rankings_table(*lists, users=pl.Series(found.users), split=split, modality="itemknn"))
-    ranks = ranks_by_ranking(target_ranks(pl.concat(tables), find_targets(shop)))
+    targets = find_targets(shop)
+    ranks = ranks_by_ranking(target_ranks(found_targets(pl.concat(tables), targets), targets, names=["itemknn"]))
     test, valid = measure(ranks["test"]["itemknn"]), measure(ranks["valid"]["itemknn"])
     known = {"hr@1": 0.0735, "hr@5": 0.1109, "hr@10": 0.1305, "ndcg@10": 0.0995}
     assert {name: round(test[name], 4) for name in known} == known

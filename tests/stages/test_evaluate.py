@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
+from stages import evaluate as evaluate_stage
 from stages.evaluate import main
 from tessera.errors import DataError
 from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS
@@ -143,6 +145,18 @@ def test_rankings_of_several_files_are_as_those_of_one(evaluate):
     assert evaluate(parts[0], parts[1].clear()).metrics == evaluate(parts[0]).metrics
 
 
+@pytest.mark.parametrize("changes", [{}, {"decode__fusion": "learned", "decode__exclude_seen": True}])
+def test_users_in_parts_are_as_all_at_once(evaluate, monkeypatch, changes):
+    tables = (ranked(("text", "image"), seed=1), ranked(("itemknn",), seed=2).filter(pl.col("user") > 7))
+    whole = evaluate(*tables, **changes)
+    monkeypatch.setattr(evaluate_stage, "USERS_AT_ONCE", 7)
+    for part, same in zip(evaluate(*tables, **changes), whole, strict=True):
+        if isinstance(same, pl.DataFrame):
+            assert_frame_equal(part, same)
+        else:
+            assert part == same
+
+
 def test_without_rankings_popularity_is_final(evaluate):
     written = evaluate(ranked().clear(), decode__beams=7)
     assert list(written.metrics) == ["popularity", "final", "valid"]
@@ -261,4 +275,4 @@ def test_rankings_that_do_not_fit_are_refused_and_nothing_is_written(evaluate, t
     )
     with pytest.raises(DataError, match=message):
         evaluate(pl.concat([ranked(), stray]))
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").rglob("*"))

@@ -1,5 +1,6 @@
 import json
 
+import polars as pl
 import pytest
 
 from stages.write_report import main
@@ -94,10 +95,19 @@ def test_a_metrics_file_that_lacks_a_name_is_told_and_nothing_is_written(run, re
     assert not (tmp_path / "metrics").exists()
 
 
-@pytest.mark.parametrize(("content", "expected"), [(None, "a file"), (b"no table", "a table with key, picture")])
-def test_pictures_that_are_no_table_are_told(run, report, content, expected):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "expected a file"),
+        (b"no table", "cannot be read: parquet"),
+        (pl.DataFrame({"key": ["A"]}), r"expected columns \{key: String, .*picture: Binary.*\}, found \{key: String\}"),
+    ],
+)
+def test_pictures_that_are_no_table_are_told(run, report, content, told):
     run.images.unlink()
-    if content is not None:
+    if isinstance(content, bytes):
         run.images.write_bytes(content)
-    with pytest.raises(TableError, match=rf"images\.parquet: expected {expected}"):
+    elif content is not None:
+        content.write_parquet(run.images)
+    with pytest.raises(TableError, match=rf"images\.parquet: {told}"):
         report(run)

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from tessera.errors import DataError
 from tessera.recommender.fusion import USER_BITS, USER_ITEM, Weight, list_entries
 from tessera.recommender.metrics import Floats
-from tessera.recommender.targets import of_some_users
+from tessera.recommender.targets import names_of, of_some_users
 
 Integers = npt.NDArray[np.int64]
 
@@ -32,7 +32,7 @@ class _Candidates(NamedTuple):
     is_target: npt.NDArray[np.bool_]  # (C,) one of each user's
 
 
-def learn_weights(rankings: pl.DataFrame, targets: pl.DataFrame) -> dict[str, Weight]:
+def learn_weights(rankings: pl.LazyFrame, targets: pl.DataFrame) -> dict[str, Weight]:
     """Return a weight for each ranking, by its name, under which the targets stand out among all that was found.
 
     rankings has the columns user, modality, item and score, of one split; targets has user and item. With C(u) the
@@ -46,7 +46,7 @@ def learn_weights(rankings: pl.DataFrame, targets: pl.DataFrame) -> dict[str, We
 
     Raises DataError where no list holds its user's target.
     """
-    names = sorted(rankings["modality"].unique())
+    names = sorted(names_of(rankings))
     if len(names) <= 1:
         return {name: Weight(1.0, 0.0) for name in names}
     looked_at = of_some_users(rankings, most=USERS)

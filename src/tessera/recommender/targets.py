@@ -1,6 +1,6 @@
 """What is to be found in the rankings, whether they fit it, and at which rank it stands."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,11 +14,24 @@ _SPLITS: Final = ("valid", "test")
 ENOUGH: Final = 10
 
 
-def of_some_users(table: pl.DataFrame, *, most: int) -> pl.DataFrame:
+def of_some_users(table: pl.LazyFrame, *, most: int) -> pl.DataFrame:
     """Return the rows of table whose user is one of at most so many, taken at even distances of all."""
-    everyone = table["user"].unique().sort()
+    everyone = table.select(pl.col("user").unique()).collect(engine="streaming").to_series().sort()
     chosen = everyone.gather(np.linspace(0, len(everyone) - 1, min(most, len(everyone))).astype(np.int64))
-    return table.filter(pl.col("user").is_in(chosen.implode()))
+    return table.filter(pl.col("user").is_in(chosen.implode())).collect(engine="streaming")
+
+
+def parts_of(targets: pl.DataFrame, *, most: int) -> Iterator[pl.DataFrame]:
+    """Yield targets (split, user, ...), sorted by these, in parts of one split and at most so many users."""
+    for of_split in targets.partition_by("split", maintain_order=True):
+        yield from of_split.iter_slices(most)
+
+
+def lists_of(rankings: pl.LazyFrame, part: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of rankings that belong to a part of the targets, all of whose users between two are in it."""
+    first, last = part["user"].min(), part["user"].max()
+    mine = (pl.col("split") == part["split"][0]) & pl.col("user").is_between(pl.lit(first), pl.lit(last))
+    return rankings.filter(mine).collect(engine="streaming")
 
 
 def find_targets(interactions: pl.DataFrame) -> pl.DataFrame:
@@ -48,16 +61,15 @@ def find_targets(interactions: pl.DataFrame) -> pl.DataFrame:
     return targets
 
 
-def check_rankings(rankings: pl.DataFrame, targets: pl.DataFrame, *, items: int, reserved: Sequence[str]) -> None:
+def check_rankings(rankings: pl.LazyFrame, targets: pl.DataFrame, *, items: int, reserved: Sequence[str]) -> None:
     """Raise DataError where rankings do not belong to the targets, or to the catalogue of items 0..items-1.
 
     No modality may bear a reserved name, one that stands for something else beside the modalities.
     """
-    modalities = rankings.get_column("modality").unique().to_list()
-    for name in set(modalities) & set(reserved):
+    for name in set(names_of(rankings)) & set(reserved):
         raise DataError(f"rankings: expected modalities named otherwise than {', '.join(reserved)}, found {name!r}")
     where = ("split", "user", "modality", "item")
-    strangers = rankings.filter(pl.col("item") >= items).select(where)
+    strangers = rankings.filter(pl.col("item") >= items).select(where).head(1).collect(engine="streaming")
     if strangers.height:
         split, user, modality, item = strangers.row(0)
         raise DataError(
@@ -65,7 +77,8 @@ def check_rankings(rankings: pl.DataFrame, targets: pl.DataFrame, *, items: int,
             f"({modality}, {split} user {user})"
         )
     pairs = rankings.filter(pl.col("rank") == 1).select("split", "user").unique()
-    without = pairs.join(targets, on=["split", "user"], how="anti").sort("split", "user")
+    strange = pairs.join(targets.lazy(), on=["split", "user"], how="anti")
+    without = strange.collect(engine="streaming").sort("split", "user")
     if without.height:
         split, user = without.row(0)
         raise DataError(
@@ -73,13 +86,19 @@ def check_rankings(rankings: pl.DataFrame, targets: pl.DataFrame, *, items: int,
         )
 
 
-def doubts(rankings: pl.DataFrame, targets: pl.DataFrame) -> list[str]:
+def names_of(rankings: pl.LazyFrame) -> list[str]:
+    """Return the modalities of rankings in the order of their first appearance."""
+    names = rankings.select(pl.col("modality").unique(maintain_order=True))
+    return names.collect(engine="streaming").to_series().to_list()
+
+
+def doubts(rankings: pl.LazyFrame, targets: pl.DataFrame) -> list[str]:
     """Return a sentence for each split and modality where users have no ranking, or one too short for HR@10."""
     users = targets.group_by("split").agg(users=pl.len())
-    lists = rankings.group_by("split", "modality").agg(
-        ranked=(pl.col("rank") == 1).sum(), enough=(pl.col("rank") == ENOUGH).sum()
-    )
-    every = users.join(rankings.select("modality").unique(), how="cross")
+    firsts, tenths = ((pl.col("rank") == rank).sum() for rank in (1, ENOUGH))
+    counted = rankings.group_by("split", "modality").agg(ranked=firsts, enough=tenths)
+    lists = counted.collect(engine="streaming")
+    every = users.join(lists.select("modality").unique(), how="cross")
     counts = every.join(lists, on=["split", "modality"], how="left").fill_null(0).sort("split", "modality")
     sentences = []
     for split, total, modality, ranked, enough in counts.iter_rows():
@@ -95,12 +114,10 @@ def doubts(rankings: pl.DataFrame, targets: pl.DataFrame) -> list[str]:
     return sentences
 
 
-def target_ranks(rankings: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
-    """Return the rank of each target in each ranking, null where it is not in the list.
+def found_targets(rankings: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
+    """Return the rank of each target where a list holds it: split, user, ranking (the modality) and rank.
 
-    rankings has the columns split, user, modality, rank and item; targets is as find_targets gives it. The result has
-    the columns split, user, ranking (the modality), item, rank, target_frequency and history_length, in the order of
-    the rankings' first appearance, split and user. A user without a list has a null rank in it.
+    rankings has the columns split, user, modality, rank and item; targets is as find_targets gives it, or some of it.
 
     Raises DataError where a list holds a target twice.
     """
@@ -109,9 +126,18 @@ def target_ranks(rankings: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
     )
     if found.select("split", "user", "ranking").is_duplicated().any():
         raise DataError("rankings: expected an item once in a list, found a target twice")
-    names = rankings.select(ranking=pl.col("modality").unique(maintain_order=True))
+    return found
+
+
+def target_ranks(found: pl.DataFrame, targets: pl.DataFrame, *, names: Sequence[str]) -> pl.DataFrame:
+    """Return the rank of each target in each ranking of names, null where its list, if there is one, does not hold it.
+
+    found is what found_targets gives of all rankings, targets what find_targets gives. The result has the columns
+    split, user, ranking, item, rank, target_frequency and history_length, in the order of names, split and user.
+    """
     return (
-        names.join(targets, how="cross", maintain_order="left_right")
+        pl.DataFrame({"ranking": names}, schema={"ranking": pl.String})
+        .join(targets, how="cross", maintain_order="left_right")
         .join(found, on=["split", "user", "ranking"], how="left", maintain_order="left")
         .select("split", "user", "ranking", "item", "rank", "target_frequency", "history_length")
     )

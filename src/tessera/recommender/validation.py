@@ -42,7 +42,7 @@ def validation_on(
 
     tokens maps a modality to the tokens (N, L) of all items.
     """
-    looked_at = of_some_users(corpus, most=users)
+    looked_at = of_some_users(corpus.lazy(), most=users)
     rankings = []
     for task in tasks:
         if task.is_recommendation:
