@@ -53,7 +53,7 @@ def main(
     rankings: Annotated[list[Path], typer.Option(help="The best items of each user and ranking; several times.")],
     interactions: Annotated[Path, typer.Option(help="The interactions; those of valid and test are the targets.")],
     per_user: Annotated[Path, typer.Option(help="To write: the rank of each user's target in each ranking.")],
-    ensemble: Annotated[Path, typer.Option(help="To write: the fused rankings, or the only one.")],
+    ensemble: Annotated[Path, typer.Option(help="To write: the fused rankings, or popularity's where there are none.")],
     weights: Annotated[Path, typer.Option(help="To write: what each ranking weighs, where that is learned.")],
     metrics: Annotated[Path, typer.Option(help="To write: the measures of each ranking.")],
     slices: Annotated[Path, typer.Option(help="To write: HR@10 and NDCG@10 by target frequency and history length.")],
@@ -80,7 +80,8 @@ def main(
         for part in parts_of(targets, most=USERS_AT_ONCE):
             lists, floor = lists_of(single, part), rank_by_popularity(part, popular, length=longest, seen=seen)
             fused = fuse(lists, rule=params.decode.fusion, weights=learned) if names else floor
-            write(fused)
+            if fused.height:
+                write(fused)
             compared = [lists, fused, floor] if final == ENSEMBLE else [lists, floor]
             found += [found_targets(each, part) for each in compared]
     everything = [*names, ENSEMBLE, POPULARITY] if final == ENSEMBLE else [*names, POPULARITY]

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from tessera.artifacts import named_paths, read_json, read_table, read_tsv, scan_table, whole_file
+from tessera.artifacts import named_paths, read_json, read_rows, read_table, read_tsv, whole_file
 from tessera.params import PARAMS_FILE, load_params
 from tessera.report.agreement import agreements_of
 from tessera.report.content import (
@@ -82,7 +82,7 @@ def main(
     members, shown = compared_of(ranked)
     shown_users = draw_users(ranks, examples=params.report.examples, generator=generator)
     compared = {*shown_users, *draw_users(ranks, examples=COMPARED_USERS, generator=generator)}
-    lists = pl.concat(_rows(path, RANKINGS, "user", compared) for path in (*rankings, ensemble)).unique()
+    lists = pl.concat(_rows(path, RANKINGS, "user", compared) for path in (*rankings, ensemble))
     among = draw_items(catalogue.height, generator=generator)
     near = {name: _rows(path, VECTORS, "item", among.tolist()) for name, path in files.items()}
     content = Content(
@@ -150,7 +150,7 @@ def _rows(path: Path, schema: Schema, column: str, wanted: Collection[object]) -
 
     Raises TableError where path is no table of schema.
     """
-    return scan_table(path, schema).filter(pl.col(column).is_in(list(wanted))).collect(engine="streaming")
+    return read_rows(path, schema, pl.col(column).is_in(list(wanted)))
 
 
 if __name__ == "__main__":

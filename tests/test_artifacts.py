@@ -12,8 +12,10 @@ from tessera.artifacts import (
     named_paths,
     read_json,
     read_parts,
+    read_rows,
     read_table,
     read_tsv,
+    scan_table,
     table_writer,
     whole_file,
     whole_folder,
@@ -92,6 +94,40 @@ def test_what_is_no_table_is_named(tmp_path):
         read_table(tmp_path / "text", IDS)
     with pytest.raises(TableError, match="text: cannot be read"):
         read_json(tmp_path / "text")
+
+
+READERS = [
+    lambda path: read_table(path, USERS),
+    lambda path: read_rows(path, USERS, pl.col("user") >= 0),
+    lambda path: scan_table(path, USERS).collect(),
+    lambda path: pl.concat(read_parts(path, USERS)),
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_brackets_in_a_path_are_no_pattern(tmp_path, read):
+    for folder, key in (("shop[1]", "mine"), ("shop1", "another's")):
+        write_table(tmp_path / folder / "users.parquet", users(key), USERS)
+    assert read(tmp_path / "shop[1]" / "users.parquet")["key"].to_list() == ["mine"]
+    with pytest.raises(TableError, match=r"shop\[2\].*: expected a file, found nothing"):
+        read(tmp_path / "shop[2]" / "users.parquet")
+
+
+@pytest.mark.parametrize("read", READERS[:2])
+def test_a_file_that_is_damaged_inside_is_named(tmp_path, read):
+    path = tmp_path / "users.parquet"
+    write_table(path, users(*map(str, range(1000))), USERS)
+    content = bytearray(path.read_bytes())
+    content[4:200] = bytes(196)
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=r"users\.parquet: cannot be read"):
+        read(path)
+
+
+def test_some_rows_are_read(tmp_path):
+    write_table(tmp_path / "users.parquet", users("a", "b", "c"), USERS)
+    found = read_rows(tmp_path / "users.parquet", USERS, pl.col("key") != "b")
+    assert_frame_equal(found, users("a", "b", "c").filter(pl.col("key") != "b"))
 
 
 @pytest.mark.parametrize("document", [{"a": {"b": float("nan")}}, [1.0, float("inf")]])

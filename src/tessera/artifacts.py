@@ -28,9 +28,8 @@ log = logging.getLogger("tessera")
 
 def read_table(path: Path, schema: Schema, *, columns: list[str] | None = None) -> pl.DataFrame:
     """Return the Parquet table at path, or some columns of it; raise TableError if it is missing or not of schema."""
-    found = _opened(path, pl.read_parquet_schema)
-    _require(found, schema, path)
-    table = pl.read_parquet(path, columns=columns or list(schema))
+    _require(_opened(path, parquet_schema), schema, path)
+    table = _opened(path, lambda file: parquet_table(file, columns=columns or list(schema)))
     log.debug("read %s: %d rows of %s", path, table.height, ", ".join(table.columns))
     return table
 
@@ -40,15 +39,36 @@ def scan_table(path: Path, schema: Schema) -> pl.LazyFrame:
 
     Raises TableError if it is missing or not of schema.
     """
-    _require(_opened(path, pl.read_parquet_schema), schema, path)
-    return pl.scan_parquet(path).select(list(schema))
+    _require(_opened(path, parquet_schema), schema, path)
+    return pl.scan_parquet(path, glob=False).select(list(schema))
+
+
+def read_rows(path: Path, schema: Schema, where: pl.Expr) -> pl.DataFrame:
+    """Return the rows of the Parquet table at path that are as `where` says; the others stay on disk.
+
+    Raises TableError if it is missing or not of schema.
+    """
+    return _opened(path, lambda file: scan_table(file, schema).filter(where).collect(engine="streaming"))
+
+
+def parquet_schema(path: Path) -> dict[str, pl.DataType]:
+    """Return the columns of the Parquet file at path.
+
+    Here and below `polars` is told that no character of a path is a pattern: `shop[1]` is a folder of that name.
+    """
+    return dict(pl.scan_parquet(path, glob=False).collect_schema())
+
+
+def parquet_table(path: Path, *, columns: list[str] | None = None) -> pl.DataFrame:
+    """Return the Parquet file at path, or some columns of it."""
+    return pl.read_parquet(path, columns=columns, glob=False)
 
 
 def read_parts(path: Path, schema: Schema) -> Iterator[pl.DataFrame]:
     """Yield the row groups of the Parquet table at path; raise TableError if it is missing or not of schema."""
     import pyarrow.parquet as pq  # here, since most stages need nothing of it
 
-    _require(_opened(path, pl.read_parquet_schema), schema, path)
+    _require(_opened(path, parquet_schema), schema, path)
     with pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):
             yield pl.DataFrame(pl.from_arrow(file.read_row_group(number, columns=list(schema))))
@@ -66,7 +86,8 @@ def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
 def table_writer(path: Path, schema: Schema) -> Iterator[Callable[[pl.DataFrame], None]]:
     """Give a function that appends tables of schema to path; path appears when the block ends well.
 
-    For tables that are made piece by piece and need never be in memory as a whole. Each piece is a row group.
+    For tables that are made piece by piece and need never be in memory as a whole. Each piece is a row group, a large
+    one several.
     """
     import pyarrow.parquet as pq  # here, since most stages need nothing of it
 

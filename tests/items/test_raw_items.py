@@ -47,6 +47,14 @@ def test_texts_of_anything(value, texts):
     assert texts_of(value) == texts
 
 
+def test_lists_may_be_deep():
+    value = "inside"
+    for _ in range(5_000):
+        value = [value]
+    assert text_of(value) == "inside"
+    assert texts_of([value, "beside", value]) == ["inside", "beside"]
+
+
 def test_gathers_reviewed_items_once_and_sorted_and_counts_the_rest():
     found = gathered(
         {"id": "b", "title": "first"},

@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import get_args
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from tessera.errors import DataError
+from tessera.recommender import fusion
 from tessera.recommender.fusion import Rule, Weight, fuse, weights_in, weights_table
 from tessera.schemas import RANKINGS
 
@@ -147,6 +149,15 @@ def test_the_order_of_rows_does_not_matter(rule, lists, seed):
     shuffled = table.sample(fraction=1.0, shuffle=True, seed=seed)
     weights = {name: Weight(1 / 3, 0.1) for name in WEIGHTS}
     assert fuse(shuffled, rule=rule, weights=weights).equals(fuse(table, rule=rule, weights=weights))
+
+
+def test_blocks_of_users_make_no_difference(monkeypatch):
+    lists = {
+        ("test", user, name): {user: -1.0, 9: -2.0} for user, name in itertools.product(range(7), ("text", "image"))
+    }
+    whole = fuse(rankings(lists), rule="mean")
+    monkeypatch.setattr(fusion, "USERS_AT_ONCE", 2)
+    assert_frame_equal(fuse(rankings(lists), rule="mean"), whole)
 
 
 def test_an_item_twice_in_a_list_is_refused():

@@ -79,6 +79,19 @@ def test_twin(exclude_seen, sequences, length):
     assert found == {key: items for key, items in expected.items() if items}
 
 
+def test_a_user_who_has_seen_more_than_a_rank_can_count():
+    """The result's ranks are of 16 bits."""
+    many = 70_000
+    popular = pl.DataFrame({"item": range(many + 2), "score": 1.0, "place": range(many + 2)}).cast(
+        {"item": pl.UInt32, "score": pl.Float32, "place": pl.UInt32}
+    )
+    seen = pl.DataFrame({"user": 0, "item": range(many), "position": range(many)}).cast(pl.UInt32)
+    target = pl.DataFrame({"split": "test", "user": [0], "history_length": [many]}).cast(
+        {"user": pl.UInt32, "history_length": pl.UInt32}
+    )
+    assert rank_by_popularity(target, popular, length=2, seen=seen)["item"].to_list() == [many, many + 1]
+
+
 def test_the_order_of_rows_does_not_matter():
     table = interactions(SHOP)
     ranked = ranked_of(table, length=3, exclude_seen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tessera.artifacts import parquet_table
 from tessera.codes.collisions import LARGEST_CODEBOOK, NAMED, Integers, Paths
 from tessera.codes.rows import Rows
 from tessera.errors import DataError, TableError
@@ -23,7 +24,7 @@ def read_ids(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise TableError(f"{path}: expected a file with IDs, found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        table = pl.read_parquet(path)
+        table = parquet_table(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(f"{path}: cannot be read: {error}") from error
     codes = table.schema.get("codes")

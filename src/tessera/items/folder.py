@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from tessera.artifacts import parquet_schema, parquet_table
 from tessera.errors import SourceError
 from tessera.items.lines import NO_RECORD, Fields, Tally, lines_of, parse_json, read_chunks, read_fields
 from tessera.items.raw_items import Content, RawItem, RawItems, Record, content_of, gather, text_of, texts_of
@@ -120,7 +121,7 @@ def columns_of(path: Path) -> list[str]:
     _reader(path, RECORD_READERS)
     if path.suffix == ".parquet":
         with _as_parquet(path):
-            return list(pl.read_parquet_schema(path))
+            return list(parquet_schema(path))
     if path.suffix == ".csv":
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             return _header(file, path)
@@ -273,10 +274,10 @@ def _decoded(path: Path) -> str:
 def _read_parquet(path: Path, *, expected: Sequence[str], also: Callable[[str, pl.DataType], bool]) -> pl.DataFrame:
     """Return the columns of path that are expected, and those others for whose name and type `also` is true."""
     with _as_parquet(path):
-        schema = pl.read_parquet_schema(path)
+        schema = parquet_schema(path)
         _check_columns(path, expected=expected, found=schema)
         wanted = [name for name, kind in schema.items() if name in expected or also(name, kind)]
-        return pl.read_parquet(path, columns=wanted)
+        return parquet_table(path, columns=wanted)
 
 
 @contextmanager
@@ -333,7 +334,7 @@ def listed(value: Any, *, separator: str | None = None) -> Any:
     if value.startswith("["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return [part.strip() for part in value.split(separator)] if separator else value
 

@@ -1,7 +1,7 @@
 """What a source says of its items, in whatever types it says it, as one table: raw text, and addresses of pictures."""
 
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -140,13 +140,26 @@ def text_of(value: Any) -> str:
     if isinstance(value, str):
         return sound_text(value)
     if isinstance(value, list | tuple):
-        return "\n".join(filter(None, map(text_of, value)))
+        return "\n".join(filter(None, map(text_of, _laid_flat(value))))
     return "" if value is None or isinstance(value, Mapping) else as_text(value) or ""
 
 
 def texts_of(value: Any) -> list[str]:
     """Return the texts in a value, lists in lists laid flat, each once: `[["a", "b"], ["a", "c"]]` gives a, b, c."""
     if isinstance(value, list | tuple):
-        return list(dict.fromkeys(text for part in value for text in texts_of(part)))
+        return list(dict.fromkeys(filter(None, map(text_of, _laid_flat(value)))))
     text = text_of(value)
     return [text] if text else []
+
+
+def _laid_flat(parts: Sequence[Any]) -> Iterator[Any]:
+    """Yield what parts and the lists in it hold, however deep these are."""
+    left = [iter(parts)]
+    while left:
+        for part in left[-1]:
+            if isinstance(part, list | tuple):
+                left.append(iter(part))
+                break
+            yield part
+        else:
+            left.pop()

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tessera.artifacts import parquet_schema
 from tessera.errors import DataError, SourceError
 
 #: The names under which a file of precomputed vectors may hold them.
@@ -141,7 +142,7 @@ def _require_sound(path: Path, keys: pl.Series, *, times: NDArray[np.int64], wid
 def _vector_column(path: Path) -> str:
     expected = "columns item (text) and embedding or vector (lists of floats)"
     try:
-        schema = pl.read_parquet_schema(path)
+        schema = parquet_schema(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(f"{path}: expected a Parquet file with {expected}: {error}") from error
     columns = [name for name in VECTOR_COLUMNS if _is_vector(schema.get(name))]

@@ -11,6 +11,9 @@ from tessera.schemas import WEIGHTS
 #: The name under which the fused ranking stands beside those of the modalities.
 ENSEMBLE: Final = "ensemble"
 
+#: Users fused together: bounds the memory whatever the number of users.
+USERS_AT_ONCE: Final = 100_000
+
 #: A user and an item are one integer, the user above so many bits.
 USER_BITS: Final = 32
 
@@ -71,9 +74,12 @@ def fuse(rankings: pl.DataFrame, *, rule: Rule, weights: Mapping[str, Weight] | 
         )
     fused = [rankings.clear()]
     for split in rankings["split"].unique().sort():
-        part = _fused(rankings.filter(pl.col("split") == split), rule, known)
-        named = part.with_columns(split=pl.lit(split), modality=pl.lit(ENSEMBLE))
-        fused.append(named.select(rankings.columns).cast(rankings.schema))
+        of_split = rankings.filter(pl.col("split") == split)
+        block = of_split["user"] // USERS_AT_ONCE
+        for number in block.unique().sort():
+            part = _fused(of_split.filter(block == number), rule, known)
+            named = part.with_columns(split=pl.lit(split), modality=pl.lit(ENSEMBLE))
+            fused.append(named.select(rankings.columns).cast(rankings.schema))
     return pl.concat(fused)
 
 

@@ -25,9 +25,9 @@ def rank_by_popularity(
     else:
         offered = _unseen(seen, lists, popular, length=length)
     return (
-        offered.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.UInt16).over("list"))
+        offered.with_columns(rank=pl.int_range(1, pl.len() + 1).over("list"))
         .filter(pl.col("rank") <= length)
-        .select("split", "user", pl.lit(POPULARITY).alias("modality"), "rank", "item", "score")
+        .select("split", "user", pl.lit(POPULARITY).alias("modality"), pl.col("rank").cast(pl.UInt16), "item", "score")
     )
 
 

@@ -60,9 +60,11 @@ def agreements_of(
 
 def common_share(one: pl.DataFrame, other: pl.DataFrame) -> float | None:
     """Return the mean, over users in both, of the share of one's items (user, item) that the other has."""
-    sizes = one.filter(pl.col("user").is_in(other["user"].unique().implode())).group_by("user").len("size")
+    sizes = one.filter(pl.col("user").is_in(other["user"].unique().implode())).group_by("user").len("size").sort("user")
     both = one.join(other, on=["user", "item"]).group_by("user").len("both")
-    shares = sizes.join(both, on="user", how="left").select(pl.col("both").fill_null(0) / pl.col("size"))
+    # In the order of the users: a sum that is taken in another has another last digit.
+    joined = sizes.join(both, on="user", how="left", maintain_order="left")
+    shares = joined.select(pl.col("both").fill_null(0) / pl.col("size"))
     return float(shares.to_series().to_numpy().mean()) if shares.height else None
 
 

@@ -35,7 +35,7 @@ from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.trie import build_trie
 from tessera.recommender.vocabulary import Task
 from tessera.runtime import torch_device
-from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, VECTORS, WEIGHTS, Schema
+from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, USERS, VECTORS, WEIGHTS, Schema
 from tessera.using.keys import unknown_key
 from tessera.using.shop import Shop, load_shop
 
@@ -366,7 +366,7 @@ def user_history(shop: Shop, key: str) -> list[str]:
 
     Raises DataError for a user that the run has not, TableError for an export, which has no users.
     """
-    users = pl.read_parquet(shop.parts["users"])
+    users = read_table(shop.parts["users"], USERS)
     known = users.filter(key=key)
     if known.is_empty():
         raise DataError(f"{key}: expected the key of one of {users.height} users, found none such")

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
-from tessera.artifacts import read_json, read_table, whole_folder, write_json, write_table
+from tessera.artifacts import parquet_schema, read_json, read_table, whole_folder, write_json, write_table
 from tessera.errors import CheckpointError
 from tessera.params import Params, load_params
 from tessera.recommender.corpus import codes_by_modality
@@ -50,7 +50,7 @@ class Shop(NamedTuple):
 
     def vector_width(self, modality: str) -> int:
         """Return D of the vectors in a modality, of which none is read."""
-        schema: Mapping[str, Any] = pl.read_parquet_schema(self.parts[f"{modality}_vectors"])
+        schema: Mapping[str, Any] = parquet_schema(self.parts[f"{modality}_vectors"])
         return int(schema["vector"].size)
 
     def added_vectors(self, modality: str) -> list[pl.DataFrame]:
