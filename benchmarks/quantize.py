@@ -78,7 +78,7 @@ class Work(NamedTuple):
 
     def architecture(self) -> Architecture:
         """Return the published network for such vectors."""
-        shape = QUANT.levels, QUANT.codebook_size, QUANT.latent_dim, tuple(QUANT.hidden)
+        shape = QUANT.levels, QUANT.codebook_size, QUANT.latent_dim, tuple(QUANT.hidden), QUANT.projection
         return Architecture(QUANT.method, dict(self.widths), *shape)
 
     def paths(self, folder: Path) -> dict[str, Path]:

@@ -61,6 +61,7 @@ def main(
                 codebook_size=quant.codebook_size,
                 latent_dim=quant.latent_dim,
                 hidden=tuple(quant.hidden),
+                projection=quant.projection,
             ),
             objective=Objective(**quant.model_dump(include=set(Objective.__dataclass_fields__))),
             schedule=Schedule(**quant.model_dump(include=set(Schedule.__dataclass_fields__))),

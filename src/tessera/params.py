@@ -226,6 +226,7 @@ class Quant(Section):
     codebook_size: Annotated[int, Field(ge=2, le=65536)]
     latent_dim: PositiveInt
     hidden: list[PositiveInt]
+    projection: bool
     alpha: NotNegative
     lambda_con: NotNegative
     con_start_level: Annotated[int, Field(ge=0)]
@@ -278,6 +279,7 @@ class T5(Section):
     lambda_implicit: NotNegative
     temperature: Positive
     alignment_epochs: Annotated[int, Field(ge=0)]
+    alignment_batch_size: PositiveInt
     epochs: PositiveInt
     batch_size: PositiveInt
     accumulation: PositiveInt

@@ -20,7 +20,14 @@ class Shop(NamedTuple):
 
     def architecture(self, **changes) -> Architecture:
         widths = {modality: matrix.shape[1] for modality, matrix in self.vectors.items()}
-        known = {"method": "rqvae", "levels": 3, "codebook_size": 8, "latent_dim": 4, "hidden": (16,)}
+        known = {
+            "method": "rqvae",
+            "levels": 3,
+            "codebook_size": 8,
+            "latent_dim": 4,
+            "hidden": (16,),
+            "projection": False,
+        }
         return Architecture(**{**known, "widths": widths, **changes})
 
 

@@ -74,6 +74,7 @@ def edit_weights(folder, change):
         (lambda f: edit_config(f, extra=1), r"config.json: expected the method, widths"),
         (lambda f: edit_config(f, levels="3"), r"config.json: expected the method, widths"),
         (lambda f: edit_config(f, widths={}), r"config.json: expected the method, widths"),
+        (lambda f: edit_config(f, projection=1), r"config.json: expected the method, widths"),
         (lambda f: edit_config(f, method="vq"), r"config.json: expected the method, widths"),
         (lambda f: edit_config(f, codebook_size=9), r"expected codebook_size 8, as quant.codebook_size says, found 9"),
         (

@@ -319,7 +319,12 @@ def test_the_regularisers_of_letter_are_terms_by_modality_and_level(shop, object
     assert set(terms) - set(without) == {"cf", "cf_text", "cf_image", "diversity", *levels}
     assert float(terms["cf"]) == pytest.approx(float(terms["cf_text"] + terms["cf_image"]))
     assert float(terms["diversity"]) == pytest.approx(sum(float(terms[name]) for name in levels), rel=1e-5)
-    added = 0.5 * terms["cf"] + 0.25 * terms["diversity"]
+    widths = batch.shop.architecture().widths
+    assert len(set(widths.values())) == 2
+    added = sum(
+        width * (0.5 * terms[f"cf_{m}"] + 0.25 * sum(terms[f"diversity_{m}_{level}"] for level in range(3)))
+        for m, width in widths.items()
+    )
     assert float(terms["total"]) == pytest.approx(float(without["total"] + added), rel=1e-5)
 
 

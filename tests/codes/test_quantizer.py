@@ -17,7 +17,7 @@ from tessera.errors import CheckpointError
 
 def architecture(**changes):
     known = {"method": "rqvae", "widths": {"text": 6}, "levels": 2, "codebook_size": 4, "latent_dim": 3, "hidden": (5,)}
-    return Architecture(**{**known, **changes})
+    return Architecture(**{**known, "projection": False, **changes})
 
 
 def quantizer_with_random_codes(seed=0, **changes):
@@ -62,6 +62,14 @@ def test_widths_of_network_and_codes():
     assert [tuple(x.weight.shape) for x in part.decoder if isinstance(x, torch.nn.Linear)] == [(5, 3), (9, 5), (6, 9)]
     assert isinstance(part.encoder[-1], torch.nn.Linear)
     assert part.codebooks.shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize("projection", [False, True])
+def test_a_projection_is_linear_and_the_decoder_mirrors_it(projection):
+    part = CrossModalQuantizer(architecture(hidden=(9, 5), projection=projection)).of("text")
+    bends = [[isinstance(layer, torch.nn.ReLU) for layer in half][1::2] for half in (part.encoder, part.decoder)]
+    assert bends == [[not projection, True], [True, not projection]]
+    assert all(isinstance(layer, torch.nn.Linear) for half in (part.encoder, part.decoder) for layer in half[::2])
 
 
 def test_residual_kmeans_has_codes_of_the_vectors_width_and_no_network():

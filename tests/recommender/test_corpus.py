@@ -32,8 +32,8 @@ def vocabulary(tasks: list[str] = TASKS) -> Vocabulary:
     return Vocabulary.of(parse_tasks(tasks, list(CODES)), CODES, codebook_size=1)
 
 
-def made(split: str, *sequences: list[int], max_history: int = 20) -> dict[str, list]:
-    tables = samples(interactions(*sequences), CODES, vocabulary(), split=split, max_history=max_history)
+def made(split: str, *sequences: list[int], max_history: int = 20, tasks: list[str] = TASKS) -> dict[str, list]:
+    tables = samples(interactions(*sequences), CODES, vocabulary(tasks), split=split, max_history=max_history)
     found: dict[str, list] = {}
     for task, table in tables:
         found.setdefault(str(task), []).extend(table.select("user", "item", "source", "target").rows())
@@ -114,6 +114,25 @@ def test_max_history_changes_the_samples_and_tasks_change_the_vocabulary():
 def test_no_sample_is_an_error():
     with pytest.raises(DataError, match="valid samples: expected at least one target with a history"):
         made("valid", [0, 1])
+
+
+def test_tasks_that_share_histories_have_each_of_them_once():
+    both = ["history image ~> text", "history text ~> image"]
+    sequences = [np.random.default_rng(0).integers(0, 5, 30).tolist() for _ in range(20)]
+    found = made("train", *sequences, tasks=["history text -> text", *both])
+    assert list(found) == ["history text -> text", *both]
+    shared = [row[:2] for task in both for row in found[task]]
+    assert sorted(shared) == sorted(row[:2] for row in found["history text -> text"])
+    assert 0.4 < len(found[both[0]]) / len(shared) < 0.6
+    whole = made("train", *sequences, tasks=["history text -> text", *(each.replace("~", "-") for each in both)])
+    for task in both:
+        assert all(row in whole[task.replace("~", "-")] for row in found[task])
+
+
+def test_without_tasks_no_sample_is_missed():
+    """Users of three interactions have one for training, which a system without a T5 does not mind."""
+    table = interactions([0, 1, 2])
+    assert list(samples(table, {}, Vocabulary((), {}), split="train", max_history=9)) == []
 
 
 def test_codes_by_modality_needs_every_item_and_equal_lengths():

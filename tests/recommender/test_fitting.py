@@ -10,6 +10,7 @@ from tessera.checkpoints import CheckpointStore
 from tessera.errors import CheckpointError, DataError
 from tessera.recommender.batches import samples_of
 from tessera.recommender.fitting import Training, align, fit, learning_rate, optimizer_of
+from tessera.recommender.losses import TrainingLosses
 from tessera.recommender.model import Sizes
 from tessera.recommender.ranking import Share
 from tessera.recommender.trie import build_trie
@@ -40,6 +41,21 @@ def test_on_a_gpu_all_weights_learn_in_one_kernel(device):
     optimizer = optimizer_of(layer, torch.device(device), settings=SETTINGS)
     assert layer.put.type == device
     assert optimizer.defaults["fused"] == (device == "cuda")
+
+
+def test_norms_and_biases_do_not_decay(world, model):
+    here = world()
+    part = TrainingLosses(model(here, sizes=WITH_DROPOUT), {}, lambda_implicit=0.0, temperature=0.1)
+    decays = {
+        weight: group["weight_decay"]
+        for group in optimizer_of(part, torch.device("cpu"), settings=SETTINGS).param_groups
+        for weight in group["params"]
+    }
+    named = dict(part.named_parameters())
+    assert len(decays) == len(named)
+    free = {name for name, weight in named.items() if decays[weight] == 0}
+    assert free == {name for name in named if "layer_norm" in name or "relative_attention_bias" in name}
+    assert {decays[weight] for name, weight in named.items() if name not in free} == {SETTINGS.weight_decay}
 
 
 def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **changes):
@@ -185,7 +201,7 @@ class OneOfSeveral(Accelerator):
 @pytest.mark.parametrize(("process", "processes"), [(0, 3), (2, 3), (2, 28)])
 def test_each_process_sees_all_items_of_every_batch_of_the_alignment(world, model, process, processes):
     here = world(items=27)
-    settings = SETTINGS._replace(alignment_epochs=1, batch_size=27)
+    settings = SETTINGS._replace(alignment_epochs=1, alignment_batch_size=27)
 
     def loss(accelerator):
         return align(model(here, sizes=NO_DROPOUT), here.tokens, settings=settings, accelerator=accelerator)

@@ -44,6 +44,12 @@ def test_bert4rec_sees_both_sides():
         assert not torch.allclose(one[1], other[1], atol=1e-4)
 
 
+def test_every_layer_is_drawn_for_itself(sizes):
+    first, second = new_encoder(sizes._replace(layers=2), seed=0).layers.layers
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(one.ndim == 1 or not torch.equal(one, other) for one, other in pairs)
+
+
 def test_order_matters(sizes):
     """The same items in another order, the last the same: without places all would be as before."""
     encoder = new_encoder(sizes._replace(layers=1), seed=0)

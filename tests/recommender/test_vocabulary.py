@@ -72,6 +72,18 @@ def test_a_task_that_reads_all_modalities_ranks_in_the_one_it_tells():
     assert words.prefix(whole) == (2,)
 
 
+def test_tasks_that_share_histories_do_not_rank_and_have_prefixes_of_their_own():
+    tasks = parse_tasks([*TASKS, "history text ~> image", "history image ~> text"], ["text", "image"])
+    shared = [task for task in tasks if task.is_shared]
+    assert [str(task) for task in shared] == ["history text ~> image", "history image ~> text"]
+    assert not any(task.is_recommendation for task in shared)
+    words = Vocabulary(tasks, {"text": (3, 2), "image": (4,)})
+    assert len({words.prefix(task) for task in tasks if not task.is_recommendation}) == len(tasks) - sum(
+        task.is_recommendation for task in tasks
+    )
+    assert Vocabulary.from_json(words.to_json()) == words
+
+
 def test_json_round_trip():
     words = vocabulary()
     again = Vocabulary.from_json(words.to_json())
@@ -109,7 +121,17 @@ def test_more_tokens_than_two_bytes_hold_are_refused():
 
 @pytest.mark.parametrize(
     "text",
-    ["history text", "item text -> text", "future text -> text", "history text image", "", "history a -> b -> c"],
+    [
+        "history text",
+        "item text -> text",
+        "future text -> text",
+        "history text image",
+        "",
+        "history a -> b -> c",
+        "history text ~> text",
+        "history joint ~> text",
+        "item text ~> image",
+    ],
 )
 def test_what_is_no_task_is_refused(text):
     with pytest.raises(ParamsError, match=r"corpus\.tasks: expected 'history MODALITY -> MODALITY'"):

@@ -10,6 +10,7 @@ SETTINGS = Settings(
     lambda_implicit=0.01,
     temperature=0.1,
     alignment_epochs=0,
+    alignment_batch_size=64,
     epochs=3,
     batch_size=64,
     accumulation=1,

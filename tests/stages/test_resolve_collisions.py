@@ -54,7 +54,7 @@ def items():
 
 
 def a_quantizer(widths=None, levels=3):
-    architecture = Architecture("rqvae", dict(widths or WIDTHS), levels, 8, 4, (8,))
+    architecture = Architecture("rqvae", dict(widths or WIDTHS), levels, 8, 4, (8,), projection=False)
     quantizer = CrossModalQuantizer(architecture)
     generator = torch.Generator().manual_seed(0)
     initialise_layers(quantizer, generator=generator)

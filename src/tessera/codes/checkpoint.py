@@ -81,7 +81,8 @@ def _is_sound(document: dict[str, Any]) -> bool:
     if not isinstance(widths, dict) or not isinstance(hidden, list) or not widths:
         return False
     numbers = [*widths.values(), *hidden, *(document[key] for key in ("levels", "codebook_size", "latent_dim"))]
-    return document["method"] in ("rqvae", "rkmeans") and all(type(n) is int and n > 0 for n in numbers)
+    is_known = document["method"] in ("rqvae", "rkmeans") and isinstance(document["projection"], bool)
+    return is_known and all(type(n) is int and n > 0 for n in numbers)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -4,7 +4,9 @@
 
 and the two regularisers of LETTER (arXiv 2405.07314), which are added modality by modality:
 
-    + lambda_cf * L_CF + lambda_diversity * sum over levels of L_Div^l
+    + D * (lambda_cf * L_CF + lambda_diversity * sum over levels of L_Div^l)
+
+whose published weights stand beside a reconstruction that is averaged over the D features: here it is summed.
 
 Conventions, since the paper's weights are relative to them: as the paper writes it, a squared norm is the *sum* over
 features, and levels, modalities and directions are summed too; items are averaged. (The released code averages over
@@ -115,7 +117,8 @@ def identifier_loss(
     ):
         if parts:
             sums[name] = torch.stack([part.sum() for part in parts.values()]).sum()
-            total = total + weight * sums[name]
+            of_features = [part.sum() * quantized[m].scaled.shape[1] for m, part in parts.items()]
+            total = total + weight * torch.stack(of_features).sum()
     terms = {
         "total": total,
         **sums,
@@ -245,8 +248,7 @@ def collaborative_loss(summed: Tensor, known: Known, *, present: Tensor, objecti
     LETTER, section "Collaborative regularization": anchors are the items that have the modality (`present`) and that
     the collaborative model knows, candidates all that it knows. Published: one direction, inner products without a
     temperature (here `similarity` and `temperature`, as of the other contrasts), a weight of 0.02 (0.01 in the released
-    code, beside a reconstruction that it averages over features), and vectors as wide as the codes: 32, from SASRec or
-    LightGCN.
+    code), and vectors as wide as the codes: 32, from SASRec or LightGCN.
     """
     factors = _factors(summed, known.vectors, candidates=known.present, objective=objective)
     return info_nce(*factors, torch.arange(len(summed), device=summed.device), anchors=present & known.present)

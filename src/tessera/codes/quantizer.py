@@ -8,9 +8,9 @@ Gradients: the codebooks learn from L_rq and L_Div alone. The code that a residu
 reaches the encoder through every residual; L_recon, L_align and L_CF reach it straight through the summed codes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,7 +28,9 @@ Method = Literal["rqvae", "rkmeans"]
 class Architecture:
     """What has to be known to build a quantizer before its weights are there.
 
-    `widths` maps each modality to the width D of its vectors. `latent_dim` and `hidden` mean nothing to `rkmeans`.
+    `widths` maps each modality to the width D of its vectors. What comes after `codebook_size` means nothing to
+    `rkmeans`. With `projection` the first of the `hidden` layers is linear: there is no ReLU after it, nor before its
+    mirror in the decoder.
     """
 
     method: Method
@@ -37,6 +39,7 @@ class Architecture:
     codebook_size: int
     latent_dim: int
     hidden: tuple[int, ...]
+    projection: bool
 
 
 class Quantized(NamedTuple):
@@ -65,8 +68,12 @@ class ModalityQuantizer(nn.Module):
         is_network = architecture.method == "rqvae"
         #: Of the vectors, the layers and the codes; the decoder mirrors them.
         self.widths = (width, *architecture.hidden, architecture.latent_dim) if is_network else (width,)
-        self.encoder: nn.Module = _perceptron(self.widths) if is_network else nn.Identity()
-        self.decoder: nn.Module = _perceptron(self.widths[::-1]) if is_network else nn.Identity()
+        self.encoder: nn.Module = nn.Identity()
+        self.decoder: nn.Module = nn.Identity()
+        if is_network:
+            bent = [place > 0 or not architecture.projection for place in range(len(architecture.hidden))]
+            self.encoder = _perceptron(self.widths, bent)
+            self.decoder = _perceptron(self.widths[::-1], bent[::-1])
         self.codebooks = nn.Parameter(torch.zeros(architecture.levels, architecture.codebook_size, self.widths[-1]))
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
@@ -131,7 +138,9 @@ def initialise_layers(quantizer: CrossModalQuantizer, *, generator: torch.Genera
 def with_codebooks(modality: str, codebooks: Tensor) -> CrossModalQuantizer:
     """Return the quantizer of a modality whose codebooks (L, M, D) are given: no network, and nothing scaled."""
     levels, size, width = codebooks.shape
-    architecture = Architecture("rkmeans", {modality: width}, levels, size, latent_dim=width, hidden=())
+    architecture = Architecture(
+        "rkmeans", {modality: width}, levels, size, latent_dim=width, hidden=(), projection=False
+    )
     quantizer = CrossModalQuantizer(architecture)
     with torch.no_grad():
         quantizer.of(modality).codebooks.copy_(codebooks)
@@ -145,9 +154,8 @@ class _Blank(Linear):
         """Draw nothing."""
 
 
-def _perceptron(widths: tuple[int, ...]) -> nn.Sequential:
-    """Return linear layers of the given widths with a ReLU between each two, their weights not yet set."""
-    layers: list[nn.Module] = []
-    for inner, outer in pairwise(widths):
-        layers += [_Blank(inner, outer), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
+def _perceptron(widths: tuple[int, ...], bent: Sequence[bool]) -> nn.Sequential:
+    """Return linear layers of the given widths, their weights not yet set, a ReLU between two where bent says so."""
+    linear = [_Blank(inner, outer) for inner, outer in pairwise(widths)]
+    between = [nn.ReLU(inplace=True) if each else nn.Identity() for each in bent]
+    return nn.Sequential(*chain.from_iterable(zip(linear, between, strict=False)), linear[-1])

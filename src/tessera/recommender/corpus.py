@@ -38,7 +38,7 @@ class Histories(NamedTuple):
         """All histories, one after the other: the items (sum of lengths,) before each target."""
         return self.items[ranges(self.targets - self.lengths, self.lengths)]
 
-    def block(self, samples: slice) -> "Histories":
+    def block(self, samples: slice | NDArray[np.bool_]) -> "Histories":
         """Return some of the samples."""
         return Histories(self.items, self.users[samples], self.targets[samples], self.lengths[samples])
 
@@ -110,19 +110,29 @@ def samples(
     A table holds at most BLOCK of them. codes maps a modality to its codes (N, L), row i those of item i. Item tasks
     belong to the training split alone.
 
-    Raises DataError where the split has no sample.
+    Raises DataError where the split has no sample that a task could tell.
     """
     tokens = vocabulary.all_tokens(codes)
     found = histories(interactions, split=split, max_history=max_history)
-    if not len(found.targets):
+    if vocabulary.tasks and not len(found.targets):
         raise DataError(f"{split} samples: expected at least one target with a history, found none")
     for task in vocabulary.tasks:
         if task.kind == "history":
-            for block in _blocks(len(found.targets)):
-                yield task, _history_samples(task, found.block(block), tokens, vocabulary)
+            mine = found.block(_drawn(task, len(found.targets))) if task.is_shared else found
+            for block in _blocks(len(mine.targets)):
+                yield task, _history_samples(task, mine.block(block), tokens, vocabulary)
         elif split == "train":
             for block in _blocks(len(tokens[task.source])):
                 yield task, _item_samples(task, block, tokens, vocabulary)
+
+
+def _drawn(task: Task, count: int) -> NDArray[np.bool_]:
+    """Return which of so many histories are samples of task, and not of the one that shares them with it.
+
+    The draws are the same for both and for all seeds. In MQL4GRec's released code they are made anew in each epoch.
+    """
+    draws = np.random.default_rng(0).random(count) < 1 / 2
+    return draws if task.source < task.target else ~draws
 
 
 def _blocks(count: int) -> Iterator[slice]:

@@ -39,6 +39,7 @@ class Settings(NamedTuple):
     lambda_implicit: float
     temperature: float
     alignment_epochs: int
+    alignment_batch_size: int
     epochs: int
     batch_size: int
     accumulation: int
@@ -137,8 +138,8 @@ def align(
 ) -> list[float]:
     """Train the encoder of model by `Alignment` for settings.alignment_epochs; return the loss of each.
 
-    Every epoch passes over all items in the fewest batches of at most settings.batch_size. An item's negatives are all
-    others of its batch, so that every process computes it whole.
+    Every epoch passes over all items in the fewest batches of at most settings.alignment_batch_size. An item's
+    negatives are all others of its batch, so that every process computes it whole.
     """
     if not settings.alignment_epochs:
         return []
@@ -147,7 +148,7 @@ def align(
     gradients = Gradients(alignment.parameters(), accelerator)
     alignment.train()
     count = len(next(iter(ids.values())))
-    cuts = -(-count // settings.batch_size)
+    cuts = -(-count // settings.alignment_batch_size)
     steps_in_all = settings.alignment_epochs * cuts
     losses = []
     for epoch in range(settings.alignment_epochs):
@@ -177,10 +178,18 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float
 
 
 def optimizer_of(losses: torch.nn.Module, device: torch.device, *, settings: Settings) -> torch.optim.Optimizer:
-    """Put losses on device and return AdamW for its weights: one kernel on a GPU, where starting many takes longest."""
-    weights = losses.to(device).parameters()
-    is_fused = device.type == "cuda"
-    return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=is_fused)
+    """Put losses on device and return AdamW for its weights: one kernel on a GPU, where starting many takes longest.
+
+    As the Trainer of `transformers` has it, neither norms nor biases decay, those of distances included.
+    """
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for name, weight in losses.to(device).named_parameters():
+        groups[weight.ndim > 1 and "bias" not in name].append(weight)
+    decays = [
+        {"params": weights, "weight_decay": settings.weight_decay if decay else 0.0}
+        for decay, weights in groups.items()
+    ]
+    return torch.optim.AdamW(decays, lr=settings.lr, fused=device.type == "cuda")
 
 
 class Training:

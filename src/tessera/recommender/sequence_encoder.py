@@ -67,18 +67,11 @@ class SequenceEncoder(nn.Module):
         self.items = nn.Embedding(sizes.items + SPECIAL, sizes.width)
         self.places = nn.Embedding(sizes.max_history + 1, sizes.width)  # a history, and the mask or target after it
         self.dropout = nn.Dropout(sizes.dropout)
-        layer = nn.TransformerEncoderLayer(
-            sizes.width,
-            sizes.heads,
-            EXPANSION * sizes.width,
-            sizes.dropout,
-            "gelu",
-            batch_first=True,
-            norm_first=True,
-        )
         self.layers = nn.TransformerEncoder(
-            layer, sizes.layers, norm=nn.LayerNorm(sizes.width), enable_nested_tensor=False
+            _layer(sizes), sizes.layers, norm=nn.LayerNorm(sizes.width), enable_nested_tensor=False
         )
+        # torch has copied the one layer: here each is drawn for itself.
+        self.layers.layers = nn.ModuleList(_layer(sizes) for _ in range(sizes.layers))
 
     @property
     def padding(self) -> int:
@@ -104,6 +97,14 @@ class SequenceEncoder(nn.Module):
     def logits(self, states: Tensor) -> Tensor:
         """Return how likely each item is, (..., N), at states (..., D)."""
         return linear(states, self.items.weight[: self.sizes.items])
+
+
+def _layer(sizes: Sizes) -> nn.TransformerEncoderLayer:
+    """Return a layer with weights drawn anew."""
+    width = sizes.width
+    return nn.TransformerEncoderLayer(
+        width, sizes.heads, EXPANSION * width, sizes.dropout, "gelu", batch_first=True, norm_first=True
+    )
 
 
 def new_encoder(sizes: Sizes, *, seed: int) -> SequenceEncoder:

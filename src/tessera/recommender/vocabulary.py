@@ -44,12 +44,14 @@ class Task:
     """One way to make samples: `history text -> image` or `item text -> image`.
 
     A history task reads the source modality's IDs of a user's history and tells the next item's target ID; an item
-    task reads an item's source ID and tells the same item's target ID.
+    task reads an item's source ID and tells the same item's target ID. `history text ~> image` shares the histories
+    with `history image ~> text`: of each, a draw makes a sample of the one or of the other.
     """
 
     kind: str
     source: str
     target: str
+    is_shared: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Task":
@@ -61,8 +63,11 @@ class Task:
         match text.split():
             case ["history" | "item" as kind, source, "->", target] if kind == "history" or source != target:
                 return cls(kind, source, target)
+            case ["history", source, "~>", target] if source != target and JOINT not in (source, target):
+                return cls("history", source, target, is_shared=True)
         raise ParamsError(
-            f"corpus.tasks: expected 'history MODALITY -> MODALITY' or 'item MODALITY -> OTHER', found {text!r}"
+            f"corpus.tasks: expected 'history MODALITY -> MODALITY', 'history MODALITY ~> OTHER' or "
+            f"'item MODALITY -> OTHER', found {text!r}"
         )
 
     @property
@@ -71,7 +76,7 @@ class Task:
         return self.kind == "history" and self.source in (self.target, JOINT)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.source} -> {self.target}"
+        return f"{self.kind} {self.source} {'~>' if self.is_shared else '->'} {self.target}"
 
 
 @dataclass(frozen=True)
