@@ -43,6 +43,14 @@ def main(
     )
     present = present_keys(catalogue, params.filter.required)
     left = interactions_with(dense.interactions, present, k=k)
+    for reason, sizes in left.dropped.items():
+        if sizes["items"]:
+            log.info(
+                "%s: %d items and %d interactions left out; filter.required = [] keeps them",
+                reason,
+                sizes["items"],
+                sizes["interactions"],
+            )
     kept, about_split = split(in_order(numbered(left.interactions), ties=params.filter.ties), params.filter)
 
     known = catalogue.join(counted(kept, "item"), on="key", maintain_order="right")

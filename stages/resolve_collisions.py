@@ -16,6 +16,7 @@ from tessera.codes.id_file import codes_of, estimated_paths, read_ids
 from tessera.codes.statistics import USAGE, summary, usage
 from tessera.codes.tables import fused, id_table, rows_of
 from tessera.codes.uniform import Sinkhorn
+from tessera.errors import DataError
 from tessera.params import PARAMS_FILE, load_params, quantised
 from tessera.places import at_home
 from tessera.row_files import vector_rows
@@ -59,10 +60,12 @@ def main(
             present = {n: mask.numpy() for n, mask in there.items()}
             device = torch_device(params.device)
             paths = quantised_paths(quantizer, given, rows, present, codebook_size=size, device=device)
-    codes = {
-        n: resolve(path, rule=params.ids.collisions, names=keys, present=present.get(n), sinkhorn=sinkhorn)
-        for n, path in paths.items()
-    }
+    codes = {}
+    for n, path in paths.items():
+        try:
+            codes[n] = resolve(path, rule=params.ids.collisions, names=keys, present=present.get(n), sinkhorn=sinkhorn)
+        except DataError as error:
+            raise DataError(f"IDs of {n}: {error}") from error
 
     lent = {name: {"items_lent_a_path": int((~there).sum())} for name, there in present.items()}
     write(

@@ -20,7 +20,7 @@ from tessera.recommender.model import Sizes, new_model, save_model
 from tessera.recommender.validation import validation_on
 from tessera.recommender.vocabulary import Vocabulary
 from tessera.row_files import Spool
-from tessera.runtime import accelerator_on, is_main_process, progress, run
+from tessera.runtime import accelerator_on, is_main_process, log, progress, run
 from tessera.schemas import CORPUS, IDS
 
 
@@ -61,6 +61,15 @@ def main(
             store=store,
             on_epoch=add_to_curves,
             progress=lambda steps, title: progress(steps, title=title),
+        )
+    if len(fitted.history) < params.t5.epochs:
+        log.info(
+            "valid %s was no better in t5.patience = %d looks: epoch %d of %d is the last, the weights are of epoch %d",
+            params.t5.monitor,
+            params.t5.patience,
+            len(fitted.history),
+            params.t5.epochs,
+            fitted.best_epoch,
         )
     if accelerator.is_main_process:
         with whole_folder(checkpoint) as folder:

@@ -109,7 +109,7 @@ def test_rows_of_csv_that_are_no_interactions(tmp_path: Path):
     assert reviews["user_key"].to_list() == ["ann"]
     assert reviews["row"].to_list() == [1]
     assert tally.malformed == {"missing_user": 1, "no_record": 2, "bad_time": 1, "bad_item": 1}
-    with pytest.raises(SourceError, match=r"interactions.csv: .* 0.8333 of 6 lines; most often .*, first in line 4"):
+    with pytest.raises(SourceError, match=r"interactions.csv: .* found 5 of 6 lines; most often .*, first in line 4"):
         read_interactions(tmp_path, max_malformed=0.6)
 
 
@@ -122,7 +122,7 @@ def test_lines_that_a_stray_quote_swallows_are_counted(tmp_path: Path):
     assert reviews["user_key"].to_list() == [f"user{row}" for row in range(1, 101) if not 10 <= row <= 60]
     rows[59] = "user60,4,60"
     (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
-    with pytest.raises(SourceError, match=r"0.91 of 100 lines; most often no_record: 91, first in line 11"):
+    with pytest.raises(SourceError, match=r"found 91 of 100 lines; most often no_record: 91, first in line 11"):
         read_interactions(tmp_path, max_malformed=0.6)
 
 
@@ -132,7 +132,9 @@ def test_items_whose_cells_do_not_fit_the_header_are_counted(tmp_path: Path):
     found = read_items(tmp_path, reviewed=pl.Series(list("123456")), max_malformed=0.9)
     assert found.table["key"].to_list() == ["1", "6"]
     assert found.counts["malformed"]["no_record"] == 4
-    with pytest.raises(SourceError, match=r"items.csv: .* 0.6667 of 6 lines; most often no_record: 4, first in line 3"):
+    with pytest.raises(
+        SourceError, match=r"items.csv: .* found 4 of 6 lines; most often no_record: 4, first in line 3"
+    ):
         read_items(tmp_path, reviewed=pl.Series(["1"]), max_malformed=0.5)
 
 
@@ -203,6 +205,20 @@ def test_columns_that_nobody_asked_for_are_passed_over(tmp_path: Path):
     write(tmp_path, "items.parquet", described.with_columns(lists))
     found = read_items(tmp_path, reviewed=pl.Series(["b"]), max_malformed=0.0).table
     assert found.select("key", "title", "categories").rows() == [("b", "Drum", ["2020-01-02"])]
+
+
+def test_items_of_other_keys_are_told(tmp_path: Path, caplog):
+    """As a spreadsheet leaves them: without the zeros that they began with."""
+    write(tmp_path, "interactions.csv", pl.DataFrame(ROWS | {"item": [f"00{item}" for item in ROWS["item"]]}))
+    keys = list(map(str, ROWS["item"]))
+    for known, told in ((keys, None), ([*keys[1:], f"00{keys[0]}"], f"items file has 1 of {len(keys)} items")):
+        write(tmp_path, "items.csv", pl.DataFrame({"item": known, "title": "x"}))
+        if told is None:
+            with pytest.raises(SourceError, match=f"such as '00.*', found none of these {len(keys)} items"):
+                read_folder(tmp_path, max_malformed=0)
+        else:
+            read_folder(tmp_path, max_malformed=0)
+            assert told in caplog.text
 
 
 def test_a_folder_that_is_none(tmp_path: Path):
@@ -277,7 +293,7 @@ def test_a_missing_column_of_items_is_named(name: str, column: str, tmp_path: Pa
 
 def test_malformed_items_are_counted(tmp_path: Path):
     with pytest.raises(
-        SourceError, match=r"items.jsonl: .* 0.3333 of 3 lines; most often no_record: 1, first in line 3"
+        SourceError, match=r"items.jsonl: .* found 1 of 3 lines; most often no_record: 1, first in line 3"
     ):
         items(tmp_path, "items.jsonl", ITEMS + "oops\n", max_malformed=0.3)
 

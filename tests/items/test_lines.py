@@ -213,7 +213,7 @@ def test_a_tally_refuses_more_than_the_limit():
     for row, problem in enumerate([None, None, "rare", *["usual"] * 2, None, None, None, None, None]):
         tally.add_line(row, problem)
     tally.check("x.gz", limit=0.3)
-    found = r"x.gz: .* share of 0.29 of malformed lines .*, found 0.3 of 10 lines; most often usual: 2, first in line 4"
+    found = r"x.gz: .* share of 0.29 of malformed lines .*, found 3 of 10 lines; most often usual: 2, first in line 4"
     with pytest.raises(SourceError, match=found):
         tally.check("x.gz", limit=0.29)
     with pytest.raises(SourceError, match="found an empty file"):

@@ -83,7 +83,7 @@ def test_batches_make_no_difference(monkeypatch):
 
 
 def test_too_many_malformed_lines_are_an_error():
-    with pytest.raises(SourceError, match=r"x.gz: .* 0.5 of 2 lines; most often no_record: 1, first in line 2"):
+    with pytest.raises(SourceError, match=r"x.gz: .* found 1 of 2 lines; most often no_record: 1, first in line 2"):
         gathered({"id": "a"}, None, max_malformed=0.49)
     with pytest.raises(SourceError, match="empty file"):
         gathered()

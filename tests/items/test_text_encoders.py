@@ -98,6 +98,14 @@ def test_tfidf_puts_texts_of_the_same_words_together():
     np.testing.assert_allclose(vectors @ vectors.T, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], atol=1e-2)
 
 
+def test_tfidf_reads_signs_that_no_space_parts():
+    texts = ["赤いカップ", "青いカップ", "赤い花瓶", "青い花瓶", "red 赤cup"]
+    vectors = tfidf(texts, dimensions=4).vectors
+    alike = vectors @ vectors.T
+    assert alike[0, 1] > alike[0, 3]
+    assert alike[0, 4] > alike[1, 4]
+
+
 def test_tfidf_vectors_have_length_one_or_nothing_to_tell():
     vectors = tfidf(["red mug", "red vase", "blue mug vase", "the", "unheard", "?"], dimensions=8).vectors
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 1, 0, 0, 0], atol=1e-6)

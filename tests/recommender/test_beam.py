@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tessera.recommender.beam import beam_search
-from tessera.recommender.trie import build_trie, walk
+from tessera.recommender.trie import build_trie
+from tests.recommender.tries import walk
 
 USERS = 5
 NUMERIC = 1e-5

@@ -17,9 +17,10 @@ from tessera.recommender.losses import (
     token_losses,
     trie_losses,
 )
-from tessera.recommender.trie import build_trie, walk
+from tessera.recommender.trie import build_trie
 from tessera.recommender.vocabulary import END
 from tests.recommender.conftest import TINY
+from tests.recommender.tries import walk
 
 
 def test_softmax_losses_are_the_models_own_loss_times_the_tokens(world, model):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.errors import DataError
-from tessera.recommender.trie import build_trie, children_of, path_of, walk
+from tessera.recommender.trie import build_trie, children_of, path_of
+from tests.recommender.tries import walk
 
 
 def test_by_hand():

@@ -221,9 +221,10 @@ def test_what_was_not_liked_is_no_history_where_the_run_leaves_it_out(least, kep
     assert read_histories(file, ties="hash", max_malformed=0, min_rating=least) == (["u"], [kept])
 
 
-def test_a_row_that_is_no_history_is_named(tessera, tmp_path):
+@pytest.mark.parametrize("row", ["not JSON", '{"user": "b"}', '{"history": []}'])
+def test_a_row_that_is_no_history_is_named(tessera, tmp_path, row):
     file = tmp_path / "told.jsonl"
-    file.write_text('{"user": "a", "history": []}\nnot JSON\n')
+    file.write_text(f'{{"user": "a", "history": []}}\n{row}\n')
     status, _, complaint = tessera("recommend", "--file", file, "--output", tmp_path / "found.parquet")
     assert status == 1
     assert "expected a user and a history in each row, found none in row 1" in " ".join(complaint.split())

@@ -262,3 +262,26 @@ def test_the_manifest_names_every_file(exported):
     files = json.loads((exported / MANIFEST).read_text())["files"]
     found = {str(file.relative_to(exported)) for file in exported.rglob("*") if file.is_file()}
     assert set(files) == found - {MANIFEST}
+
+
+LOCK = """schema: '2.0'
+stages:
+  filter_reviews:
+    cmd: python
+    outs:
+    - {path: data/filter_reviews/items.parquet, hash: md5, md5: NEW, size: 1}
+  resolve_collisions:
+    cmd: python
+    deps:
+    - {path: stages/resolve_collisions.py, hash: md5, md5: code, size: 1}
+    - {path: data/filter_reviews/items.parquet, hash: md5, md5: old, size: 1}
+"""
+
+
+def test_what_a_stopped_run_left_is_not_mixed_with_the_run_before(copied):
+    (copied / "dvc.lock").write_text(LOCK.replace("NEW", "old"))
+    Recommender.load(copied)
+    (copied / "dvc.lock").write_text(LOCK)
+    told = r"found data/filter_reviews/items\.parquet written anew since the stage resolve_collisions has read it"
+    with pytest.raises(CheckpointError, match=told):
+        Recommender.load(copied)

@@ -49,6 +49,9 @@ DATE_FORMAT = "%Y-%m-%d %H:%M:%S%.3f"
 #: Bytes that one block of the CSV reader can not hold: quoted cells may have many lines, so that a file is one block.
 LARGEST_CSV = 2**31 - 1
 
+#: The share of items without a row in the items file from which it is warned of.
+MANY_UNKNOWN = 1 / 2
+
 #: Between the categories of a cell that is no JSON list.
 CATEGORY_SEPARATOR = "|"
 
@@ -60,8 +63,22 @@ def read_folder(folder: Path, *, max_malformed: float) -> Content:
     max_malformed of malformed rows.
     """
     reviews, lines = read_interactions(folder, max_malformed=max_malformed)
-    items = read_items(folder, reviewed=reviews["item_key"].unique(), max_malformed=max_malformed)
+    keys = reviews["item_key"].unique(maintain_order=True)
+    items = read_items(folder, reviewed=keys, max_malformed=max_malformed)
+    _require_known(folder, keys, known=items.table["key"])
     return content_of(reviews, lines=lines, items=items)
+
+
+def _require_known(folder: Path, keys: pl.Series, *, known: pl.Series) -> None:
+    """Raise SourceError where none of the keys of the items that were taken is known, and warn where few are."""
+    unknown = keys.filter(~keys.is_in(known.implode()))
+    if len(unknown) == len(keys):
+        raise SourceError(
+            f"{folder}: expected the items file to tell of what the interactions are with, such as {keys[0]!r}, found "
+            f"none of these {len(keys)} items in it; their keys have to be the same texts, leading zeros included"
+        )
+    if len(unknown) >= MANY_UNKNOWN * len(keys):
+        log.warning("%s: the items file has %d of %d items, not %r", folder, len(known), len(keys), unknown[0])
 
 
 def read_interactions(folder: Path, *, max_malformed: float) -> tuple[pl.DataFrame, Tally]:

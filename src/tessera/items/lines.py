@@ -84,8 +84,8 @@ class Tally:
             problem = min(self.malformed, key=lambda each: (-self.malformed[each], self.first_row[each]))
             raise SourceError(
                 f"{source}: expected at most a share of {limit:g} of malformed lines (dataset.max_malformed), "
-                f"found {share:.4g} of {self.lines} lines; most often {problem}: {self.malformed[problem]}, "
-                f"first in line {self.first_row[problem] + 1}"
+                f"found {self.malformed.total()} of {self.lines} lines; most often {problem}: "
+                f"{self.malformed[problem]}, first in line {self.first_row[problem] + 1}"
             )
 
 

@@ -23,6 +23,9 @@ LATEST = 7_258_118_400_000
 DAY_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
 OFFSET_FORMATS = ("%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M:%S%.f%:z")
 
+#: Offsets in whole hours, which only a time of day can have before them: `2024-03-31` ends in none.
+HOURS_ONLY = r"(:\d\d(?:\.\d+)?[+-]\d\d)$"
+
 #: Why a review is none.
 PROBLEMS = (
     "no_record",
@@ -77,7 +80,8 @@ def times_in_milliseconds(times: pl.Series) -> pl.Series:
 
 
 def _dates(times: pl.Series) -> list[pl.Series]:
-    text = times.str.strip_chars().str.replace("T", " ").str.replace("Z$", "+00:00")
+    text = times.str.strip_chars().str.replace(" ?(Z|UTC)$", "+00:00").str.replace("T", " ")
+    text = text.str.replace(HOURS_ONLY, "${1}:00")
     dates = [text.str.to_datetime(form, strict=False, time_unit="ms") for form in (*DAY_FORMATS, *OFFSET_FORMATS)]
     return [each.dt.timestamp("ms") for each in dates]
 

@@ -160,13 +160,18 @@ def tfidf(texts: Sequence[str], *, dimensions: int) -> LearnedTexts:
     return LearnedTexts(_of_length_one((left * values)[:, telling]), encoder)
 
 
+#: A word: letters and digits that stand together, or one sign of Chinese or Japanese, which have no spaces in between.
+_SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = rf"[{_SIGNS}]|[^\W{_SIGNS}]+"
+
+
 def _word_counter(**options: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(
         sublinear_tf=True,
         stop_words="english",
-        token_pattern=r"\b\w+\b",  # noqa: S106 - no password
+        token_pattern=WORD,
         dtype=np.float32,
         **options,
     )

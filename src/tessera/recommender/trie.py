@@ -6,7 +6,6 @@ token that leads to each. Beside them stands where each state's items are. For N
 3 N L integers, of 64 bits, since those are what `torch` takes as indices.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,17 +111,3 @@ def path_of(trie: Trie, items: Tensor) -> list[Tensor]:
     """Return the states (B,) that each of the L tokens of the IDs of items (B,) leads to, the leaves last."""
     places = trie.places[items]
     return [torch.searchsorted(level.spans, places, right=True) - 1 for level in trie.levels]
-
-
-def walk(trie: Trie) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-    """Yield every ID with its items, in the order of the IDs: the plain reading of the tables."""
-
-    def below(level: int, state: int, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-        if level == len(trie.levels):
-            yield path, trie.items[trie.leaf_starts[state] : trie.leaf_starts[state + 1]].tolist()
-            return
-        starts, tokens, *_ = trie.levels[level]
-        for child in range(int(starts[state]), int(starts[state + 1])):
-            yield from below(level + 1, child, (*path, int(tokens[child])))
-
-    yield from below(0, 0, ())

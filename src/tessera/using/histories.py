@@ -44,8 +44,8 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: 
         return UserHistories(lists["user_key"].to_list(), lists["item_key"].to_list())
     found, known = UserHistories([], []), set[str]()
     for row, record in read_records(path, expected=LISTS):
-        user = None if record is None else as_text(record["user"])
-        if record is None or not user or "\ufffd" in user:
+        user = None if record is None else as_text(record.get("user"))
+        if record is None or not user or "\ufffd" in user or "history" not in record:
             raise SourceError(f"{path}: expected a user and a history in each row, found none in row {row}")
         if user in known:
             raise SourceError(f"{path}: expected each user once, found {user} again in row {row}")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ruamel.yaml import YAML
+
 from tessera.errors import CheckpointError, TableError
 
 #: The stage that embeds the items in each modality.
@@ -106,6 +108,25 @@ def find_parts(folder: Path) -> Parts:
             f"{folder}: expected an exported folder ({MANIFEST}) or a repository ({RUN['params']}), found {what}"
         )
     return Parts(folder, {name: folder / path for name, path in RUN.items()}, None)
+
+
+def require_one_run(parts: Parts) -> None:
+    """Raise CheckpointError where the parts in a repository are of two runs: one has begun since, and not ended.
+
+    DVC's lock file tells what each stage read and wrote last. Where there is none, the stages were run by hand.
+    """
+    lock = parts.folder / "dvc.lock"
+    if parts.is_export or not lock.is_file():
+        return
+    stages = YAML(typ="safe").load(lock.read_text())["stages"]
+    written = {each["path"]: each["md5"] for stage in stages.values() for each in stage.get("outs", ())}
+    for name, stage in stages.items():
+        for read in stage.get("deps", ()):
+            if written.get(read["path"], read["md5"]) != read["md5"]:
+                raise CheckpointError(
+                    f"{parts.folder}: expected the outputs of one run, found {read['path']} written anew since the "
+                    f"stage {name} has read it: a run stopped on its way; `dvc repro` makes the rest"
+                )
 
 
 def is_added(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.model import ids_fingerprint
 from tessera.recommender.vocabulary import Tokens, Vocabulary
 from tessera.schemas import IDS, ITEMS, VECTORS
-from tessera.using.parts import ADDED, Parts, find_parts, read_manifest, require_added
+from tessera.using.parts import ADDED, Parts, find_parts, read_manifest, require_added, require_one_run
 
 #: The format of a folder of added items.
 FORMAT: Final = 1
@@ -62,9 +62,10 @@ class Shop(NamedTuple):
 def load_shop(folder: Path, *, added: Path | None = None) -> Shop:
     """Return the items of the model in folder, an export or a repository, and those in the folder added.
 
-    Raises CheckpointError where added holds items for another model.
+    Raises CheckpointError where added holds items for another model, and where a repository has parts of two runs.
     """
     parts = find_parts(folder)
+    require_one_run(parts)
     params = load_params(parts["params"])
     words = Vocabulary.from_json(read_json(parts["vocabulary"]))
     items, ids = read_table(parts["items"], ITEMS), read_table(parts["ids"], IDS)
