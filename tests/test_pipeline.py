@@ -47,6 +47,7 @@ INFRASTRUCTURE = {
         "compose",
         "curves",
         "errors",
+        "parquet",
         "params",
         "places",
         "records",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from tessera.errors import ParamsError, TableError
+from tessera.parquet import parquet_rows, parquet_schema, parquet_table
 from tessera.schemas import Schema
 
 Content = TypeVar("Content")
@@ -40,7 +41,7 @@ def scan_table(path: Path, schema: Schema) -> pl.LazyFrame:
     Raises TableError if it is missing or not of schema.
     """
     _require(_opened(path, parquet_schema), schema, path)
-    return pl.scan_parquet(path, glob=False).select(list(schema))
+    return parquet_rows(path).select(list(schema))
 
 
 def read_rows(path: Path, schema: Schema, where: pl.Expr) -> pl.DataFrame:
@@ -49,19 +50,6 @@ def read_rows(path: Path, schema: Schema, where: pl.Expr) -> pl.DataFrame:
     Raises TableError if it is missing or not of schema.
     """
     return _opened(path, lambda file: scan_table(file, schema).filter(where).collect(engine="streaming"))
-
-
-def parquet_schema(path: Path) -> dict[str, pl.DataType]:
-    """Return the columns of the Parquet file at path.
-
-    Here and below `polars` is told that no character of a path is a pattern: `shop[1]` is a folder of that name.
-    """
-    return dict(pl.scan_parquet(path, glob=False).collect_schema())
-
-
-def parquet_table(path: Path, *, columns: list[str] | None = None) -> pl.DataFrame:
-    """Return the Parquet file at path, or some columns of it."""
-    return pl.read_parquet(path, columns=columns, glob=False)
 
 
 def read_parts(path: Path, schema: Schema) -> Iterator[pl.DataFrame]:

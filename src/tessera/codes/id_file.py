@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tessera.artifacts import parquet_table
 from tessera.codes.collisions import LARGEST_CODEBOOK, NAMED, Integers, Paths
 from tessera.codes.rows import Rows
 from tessera.errors import DataError, TableError
+from tessera.parquet import parquet_table
 
 #: Vectors summed at one time: 128 MiB of doubles.
 BLOCK = 2**24

@@ -24,11 +24,11 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from tessera.artifacts import parquet_schema, parquet_table
 from tessera.errors import SourceError
 from tessera.items.lines import NO_RECORD, Fields, Tally, lines_of, parse_json, read_chunks, read_fields
 from tessera.items.raw_items import Content, RawItem, RawItems, Record, content_of, gather, text_of, texts_of
 from tessera.items.reviews import reviews_of, times_in_milliseconds
+from tessera.parquet import parquet_schema, parquet_table
 
 log = logging.getLogger("tessera")
 

@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 import polars as pl
 
-from tessera.artifacts import parquet_table
 from tessera.items.fetching import UNANSWERED, UNREACHED, Fetcher
 from tessera.items.pictures import Limits, Status
 from tessera.items.progress import Progress, silently
 from tessera.items.web import Patience
+from tessera.parquet import parquet_rows, parquet_table
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -94,12 +94,12 @@ def fetch_parts(
 
 def merge(parts: list[Path], *, into: Path) -> None:
     """Write the rows of parts, in their order and a row group a part, to the Parquet file into."""
-    pl.scan_parquet(parts, glob=False).sink_parquet(into, row_group_size=BLOCK)
+    parquet_rows(parts).sink_parquet(into, row_group_size=BLOCK)
 
 
 def summed_up(parts: list[Path]) -> dict[str, Any]:
     """Return how many items the parts have, of each status and in all; the share with a picture; and the bytes."""
-    rows = pl.scan_parquet(parts, glob=False).select("status", size=pl.col("picture").bin.size()).collect()
+    rows = parquet_rows(parts).select("status", size=pl.col("picture").bin.size()).collect()
     counts = Counter(rows["status"])
     return {
         "items": rows.height,
@@ -114,7 +114,7 @@ def none_found(parts: list[Path]) -> str:
 
     "no picture of 24 items could be had; mostly not_found: B1: images/B1.jpg: no such file"
     """
-    rows = pl.scan_parquet(parts, glob=False).select("key", "status", "detail").collect()
+    rows = parquet_rows(parts).select("key", "status", "detail").collect()
     often = rows["status"].value_counts(sort=True)["status"][0]
     key, _, detail = rows.filter(status=often).row(0)
     return f"no picture of {rows.height} items could be had; mostly {often}: {key}: {detail}"

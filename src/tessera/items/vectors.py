@@ -18,8 +18,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tessera.artifacts import parquet_schema
 from tessera.errors import DataError, SourceError
+from tessera.parquet import parquet_schema
 
 #: The names under which a file of precomputed vectors may hold them.
 VECTOR_COLUMNS = ("embedding", "vector")

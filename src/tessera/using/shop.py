@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
-from tessera.artifacts import parquet_schema, read_json, read_table, whole_folder, write_json, write_table
+from tessera.artifacts import read_json, read_table, whole_folder, write_json, write_table
 from tessera.errors import CheckpointError
 from tessera.params import Params, load_params
+from tessera.parquet import parquet_schema
 from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.model import ids_fingerprint
 from tessera.recommender.vocabulary import Tokens, Vocabulary
