@@ -17,7 +17,7 @@ import typer
 from tessera.artifacts import read_table, scan_table, table_writer, write_json, write_table
 from tessera.measures import FINAL
 from tessera.params import PARAMS_FILE, load_params
-from tessera.recommender.fusion import ENSEMBLE, Weight, fuse, weights_table
+from tessera.recommender.fusion import ENSEMBLE, USERS_AT_ONCE, Weight, fuse, weights_table
 from tessera.recommender.fusion_fitting import learn_weights
 from tessera.recommender.metrics import (
     Floats,
@@ -41,9 +41,6 @@ from tessera.recommender.targets import (
 )
 from tessera.runtime import log, run
 from tessera.schemas import INTERACTIONS, PER_USER, RANKINGS, WEIGHTS
-
-#: Users whose lists are in memory at once.
-USERS_AT_ONCE = 100_000
 
 #: Keys of the metrics beside the rankings.
 RESERVED = (ENSEMBLE, POPULARITY, FINAL, "valid", "cold", "warm")

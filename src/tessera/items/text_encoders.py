@@ -33,6 +33,11 @@ SVD_START = 0
 #: Singular values below this share of the largest are rounding, not data.
 RANK_TOLERANCE = 1e-5
 
+#: Signs of Chinese and Japanese, which are written without spaces. A word is one of these, or other letters and digits
+#: that stand together.
+SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = rf"[{SIGNS}]|[^\W{SIGNS}]+"
+
 #: Weights that mean pooling does without: a checkpoint may lack them.
 UNUSED_WEIGHTS = ("pooler.", "decoder.")
 
@@ -158,11 +163,6 @@ def tfidf(texts: Sequence[str], *, dimensions: int) -> LearnedTexts:
     telling = values > RANK_TOLERANCE * values.max()
     encoder = TfidfEncoder(words.get_feature_names_out().tolist(), words.idf_, right[telling].astype(np.float32))
     return LearnedTexts(_of_length_one((left * values)[:, telling]), encoder)
-
-
-#: A word: letters and digits that stand together, or one sign of Chinese or Japanese, which have no spaces in between.
-_SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-WORD = rf"[{_SIGNS}]|[^\W{_SIGNS}]+"
 
 
 def _word_counter(**options: Any) -> Any:

@@ -11,7 +11,7 @@ from tessera.schemas import WEIGHTS
 #: The name under which the fused ranking stands beside those of the modalities.
 ENSEMBLE: Final = "ensemble"
 
-#: Users fused together: bounds the memory whatever the number of users.
+#: Users whose lists are in memory and fused together: bounds the memory whatever the number of users.
 USERS_AT_ONCE: Final = 100_000
 
 #: A user and an item are one integer, the user above so many bits.

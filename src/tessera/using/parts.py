@@ -113,16 +113,18 @@ def find_parts(folder: Path) -> Parts:
 def require_one_run(parts: Parts) -> None:
     """Raise CheckpointError where the parts in a repository are of two runs: one has begun since, and not ended.
 
-    DVC's lock file tells what each stage read and wrote last. Where there is none, the stages were run by hand.
+    DVC's lock file tells what each stage read and wrote last. Where there is none, the stages were run by hand; where
+    it has no checksum of a file, as of one that a remote keeps the versions of, nothing is known of that one.
     """
     lock = parts.folder / "dvc.lock"
     if parts.is_export or not lock.is_file():
         return
     stages = YAML(typ="safe").load(lock.read_text())["stages"]
-    written = {each["path"]: each["md5"] for stage in stages.values() for each in stage.get("outs", ())}
+    written = {each["path"]: each.get("md5") for stage in stages.values() for each in stage.get("outs", ())}
     for name, stage in stages.items():
         for read in stage.get("deps", ()):
-            if written.get(read["path"], read["md5"]) != read["md5"]:
+            found = read.get("md5")
+            if written.get(read["path"], found) != found:
                 raise CheckpointError(
                     f"{parts.folder}: expected the outputs of one run, found {read['path']} written anew since the "
                     f"stage {name} has read it: a run stopped on its way; `dvc repro` makes the rest"
