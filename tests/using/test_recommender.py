@@ -11,7 +11,7 @@ from tessera.artifacts import read_table
 from tessera.errors import CheckpointError, DataError, TableError
 from tessera.schemas import RANKINGS
 from tessera.using.exporting import write_export
-from tessera.using.parts import MANIFEST
+from tessera.using.parts import MANIFEST, find_parts
 from tessera.using.recommender import Recommender
 from tests.pipeline_runs import MEMBERS, SMALL, run_stage
 from tests.recommended import assert_as_the_pipeline, assert_as_the_pipeline_one_at_a_time, histories
@@ -287,3 +287,5 @@ def test_what_a_stopped_run_left_is_not_mixed_with_the_run_before(copied):
     told = r"found data/filter_reviews/items\.parquet written anew since the stage resolve_collisions has read it"
     with pytest.raises(CheckpointError, match=told):
         Recommender.load(copied)
+    with pytest.raises(CheckpointError, match=told):
+        find_parts(copied)  # which is all that `tessera ids` asks for

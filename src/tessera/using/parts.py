@@ -98,7 +98,8 @@ class Parts:
 def find_parts(folder: Path) -> Parts:
     """Return the parts in folder, an export or a repository in which the pipeline has run.
 
-    Raises CheckpointError where it is neither, or an export of another format or not as it was written.
+    Raises CheckpointError where it is neither, or an export of another format or not as it was written, or a repository
+    with parts of two runs.
     """
     if (folder / MANIFEST).is_file():
         return Parts(folder, {name: folder / path for name, path in EXPORT.items()}, _checked_export(folder))
@@ -107,17 +108,18 @@ def find_parts(folder: Path) -> Parts:
         raise CheckpointError(
             f"{folder}: expected an exported folder ({MANIFEST}) or a repository ({RUN['params']}), found {what}"
         )
+    _require_one_run(folder)
     return Parts(folder, {name: folder / path for name, path in RUN.items()}, None)
 
 
-def require_one_run(parts: Parts) -> None:
+def _require_one_run(folder: Path) -> None:
     """Raise CheckpointError where the parts in a repository are of two runs: one has begun since, and not ended.
 
     DVC's lock file tells what each stage read and wrote last. Where there is none, the stages were run by hand; where
     it has no checksum of a file, as of one that a remote keeps the versions of, nothing is known of that one.
     """
-    lock = parts.folder / "dvc.lock"
-    if parts.is_export or not lock.is_file():
+    lock = folder / "dvc.lock"
+    if not lock.is_file():
         return
     stages = YAML(typ="safe").load(lock.read_text())["stages"]
     written = {each["path"]: each.get("md5") for stage in stages.values() for each in stage.get("outs", ())}
@@ -126,7 +128,7 @@ def require_one_run(parts: Parts) -> None:
             found = read.get("md5")
             if written.get(read["path"], found) != found:
                 raise CheckpointError(
-                    f"{parts.folder}: expected the outputs of one run, found {read['path']} written anew since the "
+                    f"{folder}: expected the outputs of one run, found {read['path']} written anew since the "
                     f"stage {name} has read it: a run stopped on its way; `dvc repro` makes the rest"
                 )
 

@@ -18,7 +18,7 @@ from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.model import ids_fingerprint
 from tessera.recommender.vocabulary import Tokens, Vocabulary
 from tessera.schemas import IDS, ITEMS, VECTORS
-from tessera.using.parts import ADDED, Parts, find_parts, read_manifest, require_added, require_one_run
+from tessera.using.parts import ADDED, Parts, find_parts, read_manifest, require_added
 
 #: The format of a folder of added items.
 FORMAT: Final = 1
@@ -63,10 +63,9 @@ class Shop(NamedTuple):
 def load_shop(folder: Path, *, added: Path | None = None) -> Shop:
     """Return the items of the model in folder, an export or a repository, and those in the folder added.
 
-    Raises CheckpointError where added holds items for another model, and where a repository has parts of two runs.
+    Raises CheckpointError where added holds items for another model.
     """
     parts = find_parts(folder)
-    require_one_run(parts)
     params = load_params(parts["params"])
     words = Vocabulary.from_json(read_json(parts["vocabulary"]))
     items, ids = read_table(parts["items"], ITEMS), read_table(parts["ids"], IDS)
