@@ -77,6 +77,7 @@ def main(
 
 def compare(raw: Path, lines: int, *, runs: int) -> Case:
     """Return how both fare with the file raw of so many lines; raise AssertionError where their results differ."""
+    unpacking, size = unpack(raw)  # first, so that no side reads the file from a disk
     with tempfile.TemporaryDirectory() as folder:
         tables, listing = Path(folder, "ours"), Path(folder, "peer.tsv")
         spent = alternate_apart(
@@ -84,7 +85,6 @@ def compare(raw: Path, lines: int, *, runs: int) -> Case:
         )
         found = pl.read_parquet(tables / "interactions.parquet")
         assert_frame_equal(found, pl.read_csv(listing, separator="\t", has_header=False, schema=INTERACTIONS))
-    unpacking, size = unpack(raw)
     facts = {
         "lines": float(lines),
         "bytes a line": size / lines,

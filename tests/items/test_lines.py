@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from tessera.errors import SourceError
 from tessera.items import lines
-from tessera.items.lines import UNREADABLE, Tally, as_text, parse_json, read_chunks, read_fields
+from tessera.items.lines import NO_NUMBERS, UNREADABLE, Numbers, Tally, as_text, parse_json, read_chunks, read_fields
 
 FIELDS = {"user": ("u",), "time": ("t", "t2")}
 GOOD = b'{"u": "ann", "t": 5}'
 
 
-def frame_of(path: Path) -> pl.DataFrame:
-    return pl.concat(read_fields(path, FIELDS))
+def frame_of(path: Path, *, numbers: Numbers = NO_NUMBERS) -> pl.DataFrame:
+    frames = read_fields(path, FIELDS, numbers=numbers)
+    return pl.concat(frame.with_columns(pl.col("time").cast(pl.String)) for frame in frames)
 
 
 def written(path: Path, *content: bytes) -> Path:
@@ -106,16 +107,42 @@ def readable(text: str | None) -> str | None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.one_of(RECORDS, DIRT), min_size=1, max_size=30), st.integers(1, 60), st.booleans())
-def test_equals_one_line_at_a_time(tmp_path: Path, content: list[bytes], chunk: int, is_patient: bool):
+@given(
+    st.lists(st.one_of(RECORDS, DIRT), min_size=1, max_size=30),
+    st.integers(1, 60),
+    st.booleans(),
+    st.sampled_from([NO_NUMBERS, {"time": pl.Int64}]),
+)
+def test_equals_one_line_at_a_time(
+    tmp_path: Path, content: list[bytes], chunk: int, is_patient: bool, numbers: Numbers
+):
     path = written(tmp_path / "x", *content, b"")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "CHUNK", chunk)
         patch.setattr(lines, "SMALL_PIECE", 1 if is_patient else lines.SMALL_PIECE)
-        frame = frame_of(path)
+        frame = frame_of(path, numbers=numbers)
     found = [tuple(map(readable, row)) for row in frame.select("user", "time", "problem").iter_rows()]
     assert found == [tuple(map(readable, described_slowly(line))) for line in content]
     assert frame["row"].to_list() == list(range(len(content)))
+
+
+@pytest.mark.parametrize(
+    ("line", "type_of_frame"),
+    [
+        (b'{"u": "bob", "t": 7}', pl.Int64),
+        (b'{"u": "bob"}', pl.Int64),
+        (b'{"u": "bob", "t": 7.0}', pl.String),
+        (b'{"u": "bob", "t": "7"}', pl.String),
+        (b'{"u": "bob", "t": true}', pl.String),
+        (b'{"u": "bob", "t": 99999999999999999999}', pl.String),
+        (b"oops", pl.String),
+    ],
+)
+def test_numbers_are_read_as_such_where_all_lines_have_them(line, type_of_frame, tmp_path: Path):
+    path = written(tmp_path / "x", GOOD, line, b"")
+    (frame,) = read_fields(path, FIELDS, numbers={"time": pl.Int64})
+    assert frame.schema["time"] == type_of_frame
+    assert frame_of(path, numbers={"time": pl.Int64}).equals(frame_of(path))
 
 
 def test_one_bad_line_in_many_costs_a_few_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,6 @@
 import polars as pl
 import pytest
-from polars.testing import assert_series_equal
+from polars.testing import assert_frame_equal, assert_series_equal
 
 from tessera.items.reviews import LATEST, PROBLEMS, reviews_of, times_in_milliseconds
 
@@ -34,6 +34,15 @@ def test_a_review():
 )
 def test_times(text, unit, milliseconds):
     assert reviews_of(fields(time=text), unit=unit)["time"].to_list() == [milliseconds]
+
+
+@pytest.mark.parametrize("rating", [4.0, 0.1, None, float("inf"), 1e300])
+@pytest.mark.parametrize("time", [0, 1529193600, None, -1, LATEST, 9 * 10**18])
+@pytest.mark.parametrize("unit", ["s", "ms"])
+def test_numbers_are_what_their_texts_are(time, rating, unit):
+    texts = fields(time=None if time is None else str(time), rating=None if rating is None else str(rating))
+    numbers = texts.with_columns(time=pl.lit(time, pl.Int64), rating=pl.lit(rating, pl.Float64))
+    assert_frame_equal(reviews_of(numbers, unit=unit), reviews_of(texts, unit=unit), check_exact=True)
 
 
 def test_a_rating_may_be_missing():

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from tessera.errors import SourceError
-from tessera.items.lines import Fields, Tally, lines_of, parse_json, read_chunks, read_fields
+from tessera.items.lines import Fields, Numbers, Tally, lines_of, parse_json, read_chunks, read_fields
 from tessera.items.raw_items import (
     Content,
     RawItem,
@@ -80,7 +80,7 @@ def read_reviews(path: Path, *, form: Form, max_malformed: float) -> tuple[pl.Da
     Raises SourceError where path cannot be read, more than a share of max_malformed is no review, or none is one.
     """
     vintage, tally, frames = VINTAGES[form], Tally(), []
-    for frame in read_fields(path, vintage.fields, then=partial(reviews_of, unit=vintage.unit)):
+    for frame in read_fields(path, vintage.fields, numbers=NUMBERS, then=partial(reviews_of, unit=vintage.unit)):
         tally.add(frame)
         frames.append(frame.filter(pl.col("problem").is_null()).drop("problem"))
     tally.check(str(path), limit=max_malformed)
@@ -162,6 +162,9 @@ def _pictures_2023(record: Record) -> list[str]:
     main_first = sorted(images, key=lambda image: image.get("variant") != "MAIN")
     return texts_of([[image.get("hi_res"), image.get("large")] for image in main_first])
 
+
+#: What each publication spells as numbers: to read them as texts takes a fifth longer.
+NUMBERS: Numbers = {"time": pl.Int64, "rating": pl.Float64}
 
 FIRST_FIELDS: Fields = {
     "user": ("reviewerID",),

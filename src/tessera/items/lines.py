@@ -1,7 +1,8 @@
 """JSON lines, plain or gzip, as frames of text: fast where the lines are sound, patient where they are not.
 
 A frame has one row a line, blank lines included: a String column for each field asked for, `row`, the line's place in
-the file from 0, and `problem`, the reason why a line cannot be used, null where it can.
+the file from 0, and `problem`, the reason why a line cannot be used, null where it can. Fields that are said to be
+numbers are columns of those instead, in each frame whose every line has such numbers or nothing there.
 """
 
 import json
@@ -10,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -22,8 +24,15 @@ from tessera.errors import SourceError
 #: Fields of a frame and the names a line may give each of them, the first that it has counts.
 Fields = Mapping[str, tuple[str, ...]]
 
-#: Bytes parsed at once, and how many such chunks are worked on while the next is read.
+#: Fields that most often are numbers, and of which type.
+Numbers = Mapping[str, type[pl.DataType]]
+
+NO_NUMBERS: Final[Numbers] = MappingProxyType({})
+
+#: Bytes parsed at once.
 CHUNK = 32 * 2**20
+
+#: How many such chunks are worked on while the next is read, where there are as many cores: one file gives not more.
 AHEAD = 4
 
 #: The longest line; and how far a piece that fails as a whole is halved before its lines are looked at one by one.
@@ -90,18 +99,23 @@ class Tally:
 
 
 def read_fields(
-    path: Path, fields: Fields, *, then: Callable[[pl.DataFrame], pl.DataFrame] = pl.DataFrame.clone
+    path: Path,
+    fields: Fields,
+    *,
+    numbers: Numbers = NO_NUMBERS,
+    then: Callable[[pl.DataFrame], pl.DataFrame] = pl.DataFrame.clone,
 ) -> Iterator[pl.DataFrame]:
     """Yield the frames of path. A number is its decimal text, and what a line lacks is null.
 
     Two fields, `{"asin": "B1", "n": 5.0}`, asked for as {"item": ("asin",), "time": ("t", "n")}, give ("B1", "5").
+    With numbers = {"time": pl.Int64} they do so too, since 5.0 is no whole number as JSON spells it; an `n` of 5 is 5.
     What is to be done with each frame next, a table of as many rows with its `row`, is best done by `then`: several
     frames are worked on while the file is read.
 
     Raises SourceError where path cannot be read to its end.
     """
     rows = 0
-    for frame in _ahead(lambda chunk: then(_frame(chunk, fields).with_row_index("row")), read_chunks(path)):
+    for frame in _ahead(lambda chunk: then(_frame(chunk, fields, numbers).with_row_index("row")), read_chunks(path)):
         yield frame.with_columns(pl.col("row") + rows)
         rows += frame.height
 
@@ -140,29 +154,35 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 def _ahead(work: Callable[[bytes], pl.DataFrame], chunks: Iterator[bytes]) -> Iterator[pl.DataFrame]:
     """Yield work(chunk) of each chunk, in their order, while later chunks are read and worked on."""
-    with ThreadPoolExecutor(max_workers=AHEAD) as pool:
+    ahead = min(AHEAD, pl.thread_pool_size())
+    with ThreadPoolExecutor(max_workers=ahead) as pool:
         begun: deque[Future[pl.DataFrame]] = deque()
         for chunk in chunks:
             begun.append(pool.submit(work, chunk))
-            if len(begun) > AHEAD:
+            if len(begun) > ahead:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
 
 
-def _frame(chunk: bytes, fields: Fields) -> pl.DataFrame:
-    sound = _sound_frame(chunk, fields)
-    if sound is not None:
-        return sound
+def _frame(chunk: bytes, fields: Fields, numbers: Numbers) -> pl.DataFrame:
+    sound = _sound_frame(chunk, fields, numbers)
+    if sound is None and numbers:
+        sound = _sound_frame(chunk, fields, NO_NUMBERS)
+    return _frame_of_texts(chunk, fields) if sound is None else sound
+
+
+def _frame_of_texts(chunk: bytes, fields: Fields) -> pl.DataFrame:
+    """Return the frame of a chunk that is not sound as a whole."""
     half = chunk.rfind(b"\n", 0, len(chunk) // 2) + 1
     if not half or len(chunk) <= SMALL_PIECE:
         return _frame_line_by_line(chunk, fields)
-    return pl.concat([_frame(chunk[:half], fields), _frame(chunk[half:], fields)])
+    return pl.concat([_frame(part, fields, NO_NUMBERS) for part in (chunk[:half], chunk[half:])])
 
 
-def _sound_frame(chunk: bytes, fields: Fields) -> pl.DataFrame | None:
-    """Return the frame of a chunk whose every line is a JSON object, and None for any other."""
-    schema = {name: pl.String for names in fields.values() for name in names}
+def _sound_frame(chunk: bytes, fields: Fields, numbers: Numbers) -> pl.DataFrame | None:
+    """Return the frame of a chunk whose every line is a JSON object with such numbers, and None for any other."""
+    schema = {name: numbers.get(field, pl.String) for field, names in fields.items() for name in names}
     try:
         table = pl.read_ndjson(chunk, schema=schema)
     except pl.exceptions.PolarsError:

@@ -42,8 +42,9 @@ PROBLEMS = (
 def reviews_of(fields: pl.DataFrame, *, unit: Unit) -> pl.DataFrame:
     """Return user_key, item_key, time in milliseconds, rating, row and problem of the texts user, item, time, rating.
 
-    Rows stay, and so do their problems; what keeps a row from being a review is added as its problem, one of
-    PROBLEMS. A rating may be missing, a time must be a number between 1970 and 2200 in unit.
+    Times may be whole numbers and ratings floats instead. Rows stay, and so do their problems; what keeps a row from
+    being a review is added as its problem, one of PROBLEMS. A rating may be missing, a time must be a number between
+    1970 and 2200 in unit.
     """
     rating = pl.col("rating").cast(pl.Float32, strict=False)
     values = fields.select(
@@ -54,11 +55,11 @@ def reviews_of(fields: pl.DataFrame, *, unit: Unit) -> pl.DataFrame:
         row=pl.col("row").cast(pl.UInt64),
     )
     flaws = fields.select(
-        **_key_flaws("user"),
-        **_key_flaws("item"),
-        missing_time=_is_missing("time"),
+        **_key_flaws(fields, "user"),
+        **_key_flaws(fields, "item"),
+        missing_time=_is_missing(fields["time"]),
         bad_time=~values["time"].is_between(0, LATEST, closed="left").fill_null(False),
-        bad_rating=values["rating"].is_null() & ~_is_missing("rating"),
+        bad_rating=values["rating"].is_null() & ~_is_missing(fields["rating"]),
     )
     found = [pl.when(flaw).then(pl.lit(flaw.name)) for flaw in flaws if flaw.any()]
     return values.with_columns(problem=pl.select(pl.coalesce(fields["problem"], *found)).to_series())
@@ -93,9 +94,9 @@ def _milliseconds(time: Time, unit: Unit) -> Time:
     return (whole.clip(-LATEST, LATEST) * UNITS[unit]).fill_null(broken)
 
 
-def _key_flaws(side: str) -> dict[str, pl.Expr]:
-    return {f"missing_{side}": _is_missing(side), f"bad_{side}": pl.col(side).str.contains(UNREADABLE)}
+def _key_flaws(fields: pl.DataFrame, side: str) -> dict[str, pl.Series]:
+    return {f"missing_{side}": _is_missing(fields[side]), f"bad_{side}": fields[side].str.contains(UNREADABLE)}
 
 
-def _is_missing(column: str) -> pl.Expr:
-    return pl.col(column).is_null() | (pl.col(column).str.len_bytes() == 0)
+def _is_missing(column: pl.Series) -> pl.Series:
+    return column.is_null() | (column.str.len_bytes() == 0) if column.dtype == pl.String else column.is_null()
