@@ -3,7 +3,6 @@
 Where neither `modalities` nor `filter.required` names the image, nothing is fetched and the table is empty.
 """
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 from tessera.artifacts import read_table, whole_file, write_json
 from tessera.items.fetching import picture_files
 from tessera.items.filtering import dense_interactions
-from tessera.items.locks import one_at_a_time
+from tessera.items.locks import until_nobody_waits
 from tessera.items.picture_parts import fetch_parts, fingerprint, merge, none_found, summed_up, wanted_pictures
 from tessera.items.pictures import PASSING, Limits
 from tessera.items.web import Patience
@@ -39,7 +38,7 @@ def main(
     limits = Limits(**params.images.model_dump(include=set(Limits._fields)))
 
     parts = at_home(downloads) / f"pictures-{fingerprint(wanted, files=files, limits=limits)}"
-    with one_at_a_time(parts):
+    with until_nobody_waits(parts) as served:
         paths = fetch_parts(
             wanted,
             parts=parts,
@@ -62,7 +61,7 @@ def main(
                 "%d pictures failed for what may pass: `dvc repro -f -s fetch_images` tries them again", passing
             )
         else:
-            shutil.rmtree(parts)
+            served()
 
 
 def _local_pictures(folder: str | None, *, form: str, watch: str) -> tuple[dict[str, Path], Path | None]:

@@ -124,6 +124,22 @@ def test_what_unpacks_to_far_more_than_is_allowed_is_never_held(fetch, server: S
         tracemalloc.stop()
 
 
+def test_the_body_of_a_redirect_is_not_read(fetch, server: Server):
+    blue = server.url("blue", Reply(BLUE))
+    packed = {"Location": blue, "Content-Encoding": "gzip"}
+    bomb = Reply(gzip.compress(bytes(64 * 2**20)), status=302, headers=packed)
+    drip = Reply(bytes(100), status=302, headers={"Location": blue}, pause=0.2, pieces=100)
+    tracemalloc.start()
+    try:
+        assert fetch(server.url("bomb", bomb)).status == "ok"
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
+    begun = time.monotonic()
+    assert fetch(server.url("drip", drip)).status == "ok"
+    assert time.monotonic() - begun < 10
+
+
 @pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd"])
 def test_other_packings_are_refused(encoding: str, fetch, server: Server):
     tried = fetch(server.url("x", Reply(RED, headers={"Content-Encoding": encoding})))
@@ -179,6 +195,7 @@ def test_addresses_that_are_none(address: str, fetch):
 
 def test_data_urls(fetch):
     assert fetch(data_url(RED)) == (normalised(RED, limits=LIMITS), "ok", "a data: URL")
+    assert fetch("DATA" + data_url(RED).removeprefix("data")).status == "ok"
     assert fetch("data:image/png;base64,oops!").status == "undecodable"
     assert fetch(data_url(bytes(LIMITS.max_bytes + 1))).status == "too_large"
     assert fetch("data:" + "x" * LIMITS.max_bytes * 4).status == "too_large"
@@ -190,6 +207,10 @@ def test_data_urls(fetch):
         ("data:,a%20b", b"a b"),
         ("data:text/plain;BASE64,YSBi", b"a b"),
         ("data:;base64,YSBi%0A".replace("%0A", ""), b"a b"),
+        ("data:;base64,YSBi%0A", b"a b"),
+        ("data:;base64, YS\nBi\r\n", b"a b"),
+        ("DATA:;base64,YSBiYw", b"a bc"),
+        ("data:;base64,YSBiYw==", b"a bc"),
         ("data:,", b""),
         ("data:,a,b", b"a,b"),
     ],

@@ -182,6 +182,13 @@ def test_nothing_left_names_the_parameter_and_the_numbers(min_rating, k, message
         dense_interactions(reviews(SQUARE), min_rating=min_rating, k=k)
 
 
+def test_ratings_that_are_missing_are_counted_where_none_is_good_enough():
+    unrated = reviews(SQUARE).with_columns(rating=pl.lit(None, pl.Float32))
+    message = r"^filter.min_rating = 3.0, 4 without a rating: .* found 0 of 2 users, 2 items, 4 interactions$"
+    with pytest.raises(DataError, match=message):
+        dense_interactions(unrated, min_rating=3.0, k=1)
+
+
 def test_no_required_item_left_names_what_was_required():
     nothing = pl.Series([], dtype=pl.String)
     with pytest.raises(DataError, match=r"^filter.required = \[image\]: .* found 0 of 2 users, 2 items, 4 inter"):

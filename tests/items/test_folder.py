@@ -1,4 +1,5 @@
 import datetime
+import json
 from collections.abc import Callable
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -10,7 +11,7 @@ import pytest
 
 from tessera.errors import SourceError
 from tessera.items import folder
-from tessera.items.folder import read_folder, read_interactions, read_items
+from tessera.items.folder import read_folder, read_interaction_file, read_interactions, read_item_file, read_items
 
 ROWS = {"user": ["ann", "bob"], "item": [1, 2], "timestamp": [964982703, 964981247], "rating": [4.0, 3.5]}
 ITEMS = '{"item": 1, "title": "Drum", "image": "images/1.jpg"}\n{"item": 2, "title": "Horn", "categories": ["Brass"]}\n'
@@ -126,6 +127,44 @@ def test_lines_that_a_stray_quote_swallows_are_counted(tmp_path: Path):
         read_interactions(tmp_path, max_malformed=0.6)
 
 
+@pytest.mark.parametrize(
+    ("quoted", "first", "lines"),
+    [
+        ('5,"great', 9, 92),
+        ('"5,great', 9, 92),
+        ('5,"two\nlines"', None, 0),
+        ('5,"2, 3, 4, 5\n6, 7, 8, 9, 10"', None, 0),
+    ],
+)
+def test_lines_that_another_cell_swallows_are_counted(quoted: str, first: int | None, lines: int, tmp_path: Path):
+    rows = [f"user{row},{row % 7},{row},5,good" for row in range(1, 101)]
+    rows[8] = f"user9,2,9,{quoted}"
+    (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp,rating,comment", *rows]))
+    reviews, tally = read_interactions(tmp_path, max_malformed=0.95)
+    assert tally.lines == 100
+    assert tally.malformed.total() == lines
+    assert reviews.height == 100 - lines
+    if first is not None:
+        with pytest.raises(SourceError, match=f"first in line {first + 1}"):
+            read_interactions(tmp_path, max_malformed=0.1)
+
+
+@pytest.mark.parametrize(
+    ("title", "told"),
+    [
+        ('"17 inch monitor', "row 3 with 7 of them"),
+        ('"a monitor\nof 17 inches, as was usual, then"', None),
+        ('"a\nb"', None),
+    ],
+)
+def test_titles_that_may_have_swallowed_rows_are_told_of(title: str, told: str | None, tmp_path: Path, caplog):
+    rows = [f"B{row},Thing {row},fine" for row in range(1, 11)]
+    rows[2] = f"B3,{title}"
+    (tmp_path / "items.csv").write_text("\n".join(["item,title", *(row.removesuffix(",fine") for row in rows)]))
+    read_items(tmp_path, reviewed=pl.Series(["B1", "B3"]), max_malformed=0.9)
+    assert (told in caplog.text) if told else not caplog.text
+
+
 def test_items_whose_cells_do_not_fit_the_header_are_counted(tmp_path: Path):
     lines = ["item,title,description", '1,"A, b",fine', "2,A, b,shifted", '"3', "4,x,y", '5",x,y', '6,"two\nlines",']
     (tmp_path / "items.csv").write_text("\n".join(lines))
@@ -219,6 +258,17 @@ def test_items_of_other_keys_are_told(tmp_path: Path, caplog):
         else:
             read_folder(tmp_path, max_malformed=0)
             assert told in caplog.text
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_in_the_place_of_lines_is_named(indent: int | None, tmp_path: Path):
+    path = tmp_path / "interactions.jsonl"
+    path.write_text(json.dumps([{"user": "ann", "item": "x", "timestamp": 5}], indent=indent))
+    with pytest.raises(SourceError, match=f"^{path}: expected one JSON object a line, found a JSON array; `jq"):
+        read_interaction_file(path, max_malformed=0)
+    path = path.rename(tmp_path / "items.jsonl")
+    with pytest.raises(SourceError, match=f"^{path}: expected one JSON object a line, found a JSON array; `jq"):
+        read_item_file(path, reviewed=None, max_malformed=0)
 
 
 def test_a_folder_that_is_none(tmp_path: Path):

@@ -143,6 +143,9 @@ def test_no_network_at_all_is_an_error_and_a_dead_link_is_not(fetch, tmp_path: P
     nothing = pl.DataFrame({"key": KEYS, "pictures": [[dead]] * len(KEYS)})
     with pytest.raises(SourceError, match="is there a network"):
         fetch(nothing)
+    no_address = nothing.with_columns(pictures=pl.Series([["https:///x"], *nothing["pictures"].to_list()[1:]]))
+    with pytest.raises(SourceError, match="is there a network"):
+        fetch(no_address, parts=tmp_path / "more")
     one_dead = pl.DataFrame({"key": ["B0", "B1"], "pictures": [[dead], ["B1.png"]]})
     (tmp_path / "B1.png").write_bytes(picture(1))
     found = table(fetch(one_dead, root=tmp_path, parts=tmp_path / "others"))

@@ -3,6 +3,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,8 @@ from stages.download_reviews import main as download_reviews
 from stages.fetch_images import main
 from tessera.artifacts import read_json, read_table, write_table
 from tessera.errors import DataError, SourceError
+from tessera.items import locks
+from tessera.items.locks import one_at_a_time, until_nobody_waits
 from tessera.items.picture_parts import STATUSES
 from tessera.schemas import IMAGES, RAW_ITEMS, REVIEWS
 from tests.pipeline_runs import TEXT_ALONE
@@ -201,6 +204,30 @@ def test_experiments_at_the_same_time_share_the_work(fetch: Fetch, server: Serve
             run.result()
     tables = {(tmp_path / f"{run}.parquet").read_bytes() for run in range(3)}
     assert tables == {(tmp_path / "images.parquet").read_bytes()}
+
+
+def test_who_waits_for_pictures_finds_those_of_the_run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, arrived = tmp_path / "downloads" / "pictures", Semaphore(0)
+
+    def noted(target: Path):
+        arrived.release()
+        return one_at_a_time(target)
+
+    def found() -> bool:
+        with until_nobody_waits(folder) as served:
+            served()
+            return folder.is_dir()
+
+    monkeypatch.setattr(locks, "one_at_a_time", noted)
+    with ThreadPoolExecutor(1) as pool:
+        with until_nobody_waits(folder) as served:
+            arrived.acquire()
+            folder.mkdir()
+            other = pool.submit(found)
+            arrived.acquire()  # the other one waits from here on
+            served()
+        assert other.result()
+    assert [path.suffix for path in folder.parent.iterdir()] == [".lock"]
 
 
 def test_without_a_network_there_is_no_table(fetch: Fetch, tmp_path: Path):

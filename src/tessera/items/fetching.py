@@ -44,6 +44,9 @@ REFUSED = 30
 #: What becomes of a picture whose server gives no answer.
 UNREACHED: tuple[Status, ...] = ("unreachable", "timeout")
 
+#: What an address that holds its picture begins with, in letters of either case.
+DATA = "data:"
+
 #: Letters of an address that a row quotes.
 QUOTED = 200
 
@@ -131,12 +134,12 @@ class Fetcher:
         if key in self.files:
             yield self.files[key], self.files[key].name
         for address in pictures:
-            yield address, "a data: URL" if address.startswith("data:") else address[:QUOTED]
+            yield address, "a data: URL" if _is_data_url(address) else address[:QUOTED]
 
     def _content(self, source: Path | str) -> bytes:
         if isinstance(source, Path):
             return self._of_file(source)
-        if source.startswith("data:"):
+        if _is_data_url(source):
             return content_of_data_url(source, max_bytes=self.limits.max_bytes)
         if is_url(source):
             return self._of_web(source)
@@ -167,7 +170,8 @@ class Fetcher:
         try:
             content = tries(self.patience)(self._one_try, url)
         except (PassingError, RefusedError) as error:
-            self.hosts.note(host, has_answered=error.reason not in UNREACHED)
+            if error.reason != "unsupported":  # nobody was asked for such an address, or the host is noted already
+                self.hosts.note(host, has_answered=error.reason not in UNREACHED)
             self.hosts.note_refusal(host, is_one=error.reason == "http_error" and error.is_of_the_host)
             raise UnusableError(error.reason, str(error)) from error
         self.hosts.note_refusal(host, is_one=False)
@@ -221,8 +225,15 @@ class _Hosts:
         return host not in self.answered and self.unanswered[host] >= UNANSWERED
 
 
+def _is_data_url(source: str) -> bool:
+    return source[: len(DATA)].lower() == DATA
+
+
 def content_of_data_url(url: str, *, max_bytes: int) -> bytes:
-    """Return the bytes that a `data:` URL holds (RFC 2397). Raises UnusableError where it is too long or is none."""
+    """Return the bytes that a `data:` URL holds (RFC 2397). Raises UnusableError where it is too long or is none.
+
+    Base64 may be broken into lines and lack its last `=`, as browsers forgive it.
+    """
     if len(url) > max_bytes * LETTERS_A_BYTE + QUOTED:
         raise UnusableError("too_large", f"a data: URL of {len(url)} letters, at most {max_bytes} bytes allowed")
     header, comma, data = url.partition(",")
@@ -231,7 +242,8 @@ def content_of_data_url(url: str, *, max_bytes: int) -> bytes:
     content = unquote_to_bytes(data)
     if not header.lower().endswith(";base64"):
         return content
+    letters = b"".join(content.split()).rstrip(b"=")
     try:
-        return base64.b64decode(content, validate=True)
+        return base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
     except binascii.Error as error:
         raise UnusableError("undecodable", f"not base64: {error}") from error

@@ -180,9 +180,11 @@ def dense_interactions(reviews: pl.DataFrame, *, min_rating: float | None, k: in
     if reviews.is_empty():
         raise DataError("reviews: expected at least one, found none")
     coded = reviews.with_columns(map(pl.Series, KEYS, _codes_of_both(reviews)))
+    unrated = reviews["rating"].null_count()
+    rated_enough = f"filter.min_rating = {min_rating}" + (f", {unrated} without a rating" if unrated else "")
     dense = _filtered(
         coded.with_row_index(PLACE),
-        _Step("below_min_rating", f"filter.min_rating = {min_rating}", partial(rated_at_least, min_rating=min_rating)),
+        _Step("below_min_rating", rated_enough, partial(rated_at_least, min_rating=min_rating)),
         _Step("repeats", "distinct pairs", partial(distinct_interactions, min_rating=None)),
         _Step("k_core", f"filter.k = {k}", partial(k_core, k=k)),
     )

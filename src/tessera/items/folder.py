@@ -166,6 +166,10 @@ def _only_file(folder: Path, stem: str, readers: Mapping[str, Reader]) -> Path:
 
 def _check_columns(path: Path, *, expected: Iterable[str], found: Collection[str]) -> None:
     missing = [column for column in expected if column not in found]
+    if missing and not found and _is_array(path):
+        raise SourceError(
+            f"{path}: expected one JSON object a line, found a JSON array; `jq -c '.[]'` makes lines of it"
+        )
     if missing:
         raise SourceError(
             f"{path}: expected the columns {', '.join(expected)}, found {', '.join(found) or 'none'}: "
@@ -173,11 +177,20 @@ def _check_columns(path: Path, *, expected: Iterable[str], found: Collection[str
         )
 
 
+def _is_array(path: Path) -> bool:
+    """Whether path holds one JSON array, as some programs write where lines are asked for."""
+    return path.suffix == ".jsonl" and next(read_chunks(path), b"").lstrip().startswith(b"[")
+
+
 def _interaction_cells(path: Path) -> pl.DataFrame:
     table, rows, broken = _read_csv(path)
     _check_columns(path, expected=REQUIRED_COLUMNS, found=table.columns)
     fields = _fields_of(table).with_columns(row=rows)
-    breaks = sum(pl.col(name).str.count_matches("\n").fill_null(0) for name in ("user", "item", "time"))
+    breaks = sum(table[name].str.count_matches("\n").fill_null(0) for name in REQUIRED_COLUMNS)
+    time = table.columns.index("timestamp")
+    breaks += _swallowed_lines(
+        table.drop(REQUIRED_COLUMNS), table.columns, is_row=lambda cells: cells[time][:1].isdigit()
+    )
     lines = fields.with_columns(lines=breaks + 1)
     sound, swallowed = lines.filter(lines=1), lines.filter(pl.col("lines") > 1)
     broken += swallowed.select(pl.col("row").repeat_by("lines").explode())["row"].to_list()
@@ -268,6 +281,25 @@ def _read_csv(path: Path) -> Cells:
     return Cells(table, pl.Series(places, dtype=pl.Int64), broken)
 
 
+def _swallowed_lines(
+    table: pl.DataFrame, header: Sequence[str], *, is_row: Callable[[Sequence[str]], bool]
+) -> pl.Series:
+    """Return how many lines the cells of each row have swallowed behind a stray quotation mark.
+
+    A cell may well have several lines; one has swallowed its own if most of them have as many cells as the header,
+    and are such as is_row tells rows by.
+    """
+    swallowed = [0] * table.height
+    for column in table:
+        has_lines = column.str.contains("\n", literal=True).fill_null(False)
+        for row, cell in zip(has_lines.arg_true(), column.filter(has_lines), strict=True):
+            inner = cell.split("\n")[1:]
+            rows = [cells for cells in (line.split(",") for line in inner) if len(cells) == len(header)]
+            if sum(map(is_row, rows)) > len(inner) / 2:
+                swallowed[row] += cell.count("\n")
+    return pl.Series(swallowed, dtype=pl.UInt32)
+
+
 def _header(lines: Iterable[str], path: Path) -> list[str]:
     try:
         return next(csv.reader(lines), [])
@@ -308,12 +340,24 @@ def _as_parquet(path: Path) -> Iterator[None]:
 def _csv_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
     table, rows, broken = _read_csv(path)
     _check_columns(path, expected=expected, found=table.columns)
+    _warn_of_swallowed_lines(path, table, rows, key=expected[0])
     yield from ((row, None) for row in broken)
     for row, record in zip(rows, table.iter_rows(named=True), strict=True):
         key = record[expected[0]] or ""
         swallowed = sum(cell.count("\n") for cell in record.values() if cell) if "\n" in key else 0
         yield row, None if swallowed else record
         yield from ((row, None) for _ in range(swallowed))
+
+
+def _warn_of_swallowed_lines(path: Path, table: pl.DataFrame, rows: pl.Series, *, key: str) -> None:
+    """Warn of cells that may have swallowed rows: a text with as many commas a line may be just that."""
+    place = table.columns.index(key)
+    swallowed = _swallowed_lines(table.drop(key), table.columns, is_row=lambda cells: cells[place].strip().isalnum())
+    places = (swallowed > 0).arg_true()
+    if len(places):
+        first = places[0]
+        message = "%s: %d rows have lines that look like rows, the first is row %d with %d of them; is a quote missing?"
+        log.warning(message, path, len(places), rows[first], swallowed[first])
 
 
 def _parquet_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:

@@ -71,19 +71,18 @@ def is_url(source: str) -> bool:
 
 
 def new_client(patience: Patience, *, connections: int = 1) -> httpx.Client:
-    """Return a client for several threads that follows a few redirects and keeps connections open."""
+    """Return a client for several threads that keeps connections open."""
     return httpx.Client(
         timeout=httpx.Timeout(patience.timeout, pool=None),
         limits=httpx.Limits(max_connections=connections),
-        follow_redirects=True,
-        max_redirects=MOST_REDIRECTS,
+        follow_redirects=False,  # httpx would read, and unpack, the whole body of each answer on the way
         headers={"User-Agent": "tessera", "Accept": "*/*", "Accept-Encoding": "identity"},
     )
 
 
 @contextmanager
 def answer(client: httpx.Client, url: str, headers: dict[str, str] | None = None) -> Iterator[httpx.Response]:
-    """Give the successful answer to a GET of url, its body unread.
+    """Give the successful answer to a GET of url, or of where it leads by a few redirects, its body unread.
 
     Raises PassingError and RefusedError where there is no answer, it is another, or it breaks off in the block.
     """
@@ -95,8 +94,6 @@ def answer(client: httpx.Client, url: str, headers: dict[str, str] | None = None
         raise PassingError(f"no byte in time ({type(error).__name__})", reason="timeout") from error
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
         raise RefusedError(str(error), reason="unsupported") from error
-    except httpx.TooManyRedirects as error:
-        raise RefusedError(f"over {MOST_REDIRECTS} redirects", reason="http_error") from error
     except (httpx.TransportError, httpx.DecodingError) as error:
         raise PassingError(f"{type(error).__name__}: {error}", reason="unreachable") from error
 
@@ -126,9 +123,16 @@ def pieces_of(response: httpx.Response) -> Iterator[bytes]:
 
 def _sent(client: httpx.Client, url: str, headers: dict[str, str] | None) -> httpx.Response:
     try:
-        return client.send(client.build_request("GET", url, headers=headers), stream=True)
+        request = client.build_request("GET", url, headers=headers)
+        for _ in range(MOST_REDIRECTS + 1):
+            response = client.send(request, stream=True)
+            if response.next_request is None:
+                return response
+            response.close()
+            request = response.next_request
     except (httpx.InvalidURL, ValueError) as error:  # the latter of a host that is no name
         raise RefusedError(str(error), reason="unsupported") from error
+    raise RefusedError(f"over {MOST_REDIRECTS} redirects", reason="http_error")
 
 
 def tries(patience: Patience) -> tenacity.Retrying:
