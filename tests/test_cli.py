@@ -165,6 +165,15 @@ def test_show(run, tessera):
     assert "nowhere.html" not in printed
 
 
+def test_show_of_a_system_without_ids(run, tessera):
+    _, printed, _ = show(run, tessera, ids=run.ids)
+    assert f"semantic IDs     {run.ids}" in printed
+    pl.DataFrame(schema=IDS).write_parquet(run.ids)
+    status, printed, _ = show(run, tessera, ids=run.ids)
+    assert not status
+    assert "semantic IDs" not in printed
+
+
 def test_show_with_intervals_of_another_run(run, tessera):
     known = json.loads(run.intervals.read_text())
     del known["intervals"]["image"]

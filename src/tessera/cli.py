@@ -24,6 +24,7 @@ from tessera.artifacts import read_json, read_table
 from tessera.errors import DataError, TableError
 from tessera.experiments.commands import experiments
 from tessera.measures import FINAL, rankings_in
+from tessera.parquet import parquet_rows
 from tessera.runtime import Verbose, run, tell_more
 from tessera.schemas import IDS, ITEMS
 from tessera.using.commands import Added, Model, register
@@ -104,7 +105,8 @@ def show_metrics(
 ) -> None:
     """Print how good each ranking is on the test split, and where the outputs lie.
 
-    The interval is left out where it is not known, as in a fresh clone, and so is an output that is not there.
+    The interval is left out where it is not known, as in a fresh clone, and so is an output that is not there or, like
+    the IDs of a system that has none, empty.
     """
     rankings = rankings_in(read_json(evaluate))
     if not rankings:
@@ -113,8 +115,12 @@ def show_metrics(
     out.print()
     outputs = {"report": report, "recommendations": ensemble, "semantic IDs": ids}
     for name, path in outputs.items():
-        if path.exists():
+        if path.exists() and not _is_empty(path):
             out.print(f"{name:<16} {path}", markup=False, soft_wrap=True)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.suffix == ".parquet" and not parquet_rows(path).select(pl.len()).collect().item()
 
 
 def parsed_prefix(text: str) -> Prefix | None:

@@ -71,6 +71,7 @@ def test_a_user_with_all_of_its_items(tessera, run, recommender):
     [
         (["--history", "B000"], 1, "B000: expected the key of an item, found none"),
         (["--user", "nobody"], 1, "nobody: expected the key of one of 120 users, found none such"),
+        (["--user", "nobody"], 1, "found none such; filter_reviews leaves out who has fewer than filter.k = "),
         ([], 2, "expected one of --history, --user, --file, found none"),
         (["--history", "", "--user", "x"], 2, "found --history, --user"),
         (["--file", "x.csv"], 2, "--file and --output come together"),
@@ -219,6 +220,15 @@ def test_what_was_not_liked_is_no_history_where_the_run_leaves_it_out(least, kep
     file = tmp_path / "told.csv"
     file.write_text("user,item,timestamp,rating\nu,A,1,5\nu,B,2,1\nu,C,3,3\n")
     assert read_histories(file, ties="hash", max_malformed=0, min_rating=least) == (["u"], [kept])
+
+
+@pytest.mark.parametrize(("rating", "unrated"), [("2", 0), ("", 1)])
+def test_who_liked_nothing_has_an_empty_history_and_is_told_of(rating, unrated, tmp_path, caplog):
+    file = tmp_path / "told.csv"
+    file.write_text(f"user,item,timestamp,rating\na,A,1,{rating}\nu,A,1,5\n")
+    assert read_histories(file, ties="hash", max_malformed=0, min_rating=3.0) == (["u", "a"], [["A"], []])
+    told = f"filter.min_rating = 3.0 leaves nothing of 1 users, such as a; {unrated} of 2 interactions have no rating"
+    assert told in caplog.text
 
 
 @pytest.mark.parametrize("row", ["not JSON", '{"user": "b"}', '{"history": []}'])

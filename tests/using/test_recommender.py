@@ -5,11 +5,14 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from ruamel.yaml import YAML
 
 from tessera.artifacts import read_table
 from tessera.errors import CheckpointError, DataError, TableError
+from tessera.params import load_params
 from tessera.schemas import RANKINGS
+from tessera.using import recommender as using_recommender
 from tessera.using.exporting import write_export
 from tessera.using.parts import MANIFEST, find_parts
 from tessera.using.recommender import Recommender
@@ -289,3 +292,46 @@ def test_what_a_stopped_run_left_is_not_mixed_with_the_run_before(copied):
         Recommender.load(copied)
     with pytest.raises(CheckpointError, match=told):
         find_parts(copied)  # which is all that `tessera ids` asks for
+
+
+@pytest.mark.parametrize(
+    ("locked", "told"),
+    [
+        ("corpus.max_history: {known}", None),
+        ("corpus: {{max_history: {known}}}", "expected corpus as the stage resolve_collisions was run with it"),
+        ("corpus.max_history: 999", "expected corpus.max_history as .*, 999, found {known}: a run stopped on its way"),
+        ("corpus.of_old: 1", "expected corpus.of_old as .*, 1, found None"),
+    ],
+)
+def test_parameters_that_the_stages_did_not_have_are_not_mixed_with_what_they_wrote(locked, told, copied):
+    known = load_params(copied / "params.yaml").corpus.max_history
+    stages = LOCK.replace("NEW", "old")
+    (copied / "dvc.lock").write_text(f"{stages}    params: {{params.yaml: {{{locked.format(known=known)}}}}}\n")
+    if told is None:
+        find_parts(copied)
+    else:
+        with pytest.raises(CheckpointError, match=f"params.yaml: {told.format(known=known)}"):
+            find_parts(copied)
+
+
+@pytest.mark.parametrize("text", ["", "schema: '2.0'\n"])
+def test_a_lock_that_tells_of_no_stage(copied, text):
+    (copied / "dvc.lock").write_text(text)
+    find_parts(copied)
+
+
+def test_a_lock_that_cannot_be_read_is_named(copied):
+    (copied / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n")
+    with pytest.raises(CheckpointError, match=r"dvc\.lock: expected YAML, found none that can be read"):
+        find_parts(copied)
+
+
+def test_many_histories_are_ranked_a_part_at_a_time(recommender, monkeypatch):
+    keys = recommender.shop.items["key"].to_list()
+    several = [keys[start : start + 3] for start in range(7)]
+    together = recommender.table(several, k=3)
+    monkeypatch.setattr(using_recommender, "USERS_AT_ONCE", 3)
+    parts = list(recommender.tables(several, k=3))
+    assert [part["user"].unique().sort().to_list() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert_frame_equal(pl.concat(parts), together, abs_tol=1e-5)
+    assert recommender.table([]).height == 0

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tessera.artifacts import named_paths, require_writable, write_table
+from tessera.artifacts import named_paths, require_writable, table_writer
 from tessera.runtime import log, progress
 from tessera.using.keys import printable, unknown_key
 
@@ -187,11 +187,13 @@ def _recommend_to_file(recommender: "Recommender", file: Path, output: Path, **o
         max_malformed=params.dataset.max_malformed,
         min_rating=params.filter.min_rating,
     )
-    found = recommender.table(told.histories, progress=progress, **options)
+    users, count = pl.Series("user", told.users, dtype=pl.String), 0
+    with table_writer(output, RECOMMENDATIONS | {"user": pl.String}) as write:
+        for found in recommender.tables(told.histories, progress=progress, **options):
+            write(found.with_columns(user=users.gather(found["user"])))
+            count += found.height
     _tell_of_unknown(recommender, told.histories)
-    users = pl.Series("user", told.users, dtype=pl.String)
-    write_table(output, found.with_columns(user=users.gather(found["user"])), RECOMMENDATIONS | {"user": pl.String})
-    told_of = f"{counted(found.height, 'recommendation')} to {counted(len(told.users), 'user')}"
+    told_of = f"{counted(count, 'recommendation')} to {counted(len(told.users), 'user')}"
     out.print(f"{output}: {told_of}", markup=False, soft_wrap=True)
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import polars as pl
+
 from tessera.errors import SourceError
 from tessera.items.filtering import Ties, distinct_interactions, in_order, numbered
 from tessera.items.folder import CATEGORY_SEPARATOR, columns_of, listed, read_interaction_file, read_records
@@ -29,7 +31,8 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: 
     data; a user's are put in order as the pipeline does, a repeated one counts once, and one rated below min_rating not
     at all.
 
-    Rows that are no interactions are warned of. Raises SourceError where the file cannot be read or lacks a column, and
+    Rows that are no interactions are warned of, and so are users of whom no interaction counts: their histories are
+    empty. Raises SourceError where the file cannot be read or lacks a column, and
     where a row is no history or a user's second, or a larger share than max_malformed of the rows is no interaction.
     """
     if "history" not in columns_of(path):
@@ -39,9 +42,7 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: 
             log.warning(
                 "%s: %d of %d rows are no interactions: %s", path, tally.malformed.total(), tally.lines, reasons
             )
-        ordered = in_order(numbered(distinct_interactions(reviews, min_rating=min_rating)), ties=ties)
-        lists = ordered.group_by("user_key", maintain_order=True).agg("item_key")
-        return UserHistories(lists["user_key"].to_list(), lists["item_key"].to_list())
+        return _of_interactions(reviews, path=path, ties=ties, min_rating=min_rating)
     found, known = UserHistories([], []), set[str]()
     for row, record in read_records(path, expected=LISTS):
         user = None if record is None else as_text(record.get("user"))
@@ -56,3 +57,21 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: 
         found.users.append(user)
         found.histories.append(texts_of(history))
     return found
+
+
+def _of_interactions(reviews: pl.DataFrame, *, path: Path, ties: Ties, min_rating: float | None) -> UserHistories:
+    kept = distinct_interactions(reviews, min_rating=min_rating)
+    lost = reviews["user_key"].unique(maintain_order=True)
+    lost = lost.filter(~lost.is_in(kept["user_key"].unique().implode()))
+    if len(lost):
+        log.warning(
+            "%s: filter.min_rating = %s leaves nothing of %d users, such as %s; %d of %d interactions have no rating",
+            path,
+            min_rating,
+            len(lost),
+            lost[0],
+            reviews["rating"].null_count(),
+            reviews.height,
+        )
+    lists = in_order(numbered(kept), ties=ties).group_by("user_key", maintain_order=True).agg("item_key")
+    return UserHistories([*lists["user_key"], *lost], [*lists["item_key"].to_list(), *([] for _ in lost)])

@@ -3,7 +3,7 @@
 Letters: N items, L levels, D width of a vector.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from tessera.recommender.corpus import codes_by_modality
 from tessera.using.shop import Shop
+
+#: Vectors in memory at once as they are computed with.
+ROWS: Final = 2**16
 
 
 class Neighbours(NamedTuple):
@@ -52,10 +55,18 @@ def levels_shared(codes: NDArray[np.integer[Any]], item: int) -> NDArray[np.int6
 def cosines_to(table: pl.DataFrame, item: int) -> NDArray[np.float64]:
     """Return the cosines (N,) of the vectors of a table of VECTORS to that of item; NaN where one of both has none."""
     present = table["present"].to_numpy()
-    vectors = table["vector"].to_numpy().astype(np.float64)
-    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vectors[item])
-    cosines = np.divide(vectors @ vectors[item], lengths, where=lengths > 0, out=np.zeros(len(vectors)))
-    return np.where(present & present[item], cosines, np.nan)
+    own = _vectors(table[item : item + 1])[0]
+    parts = [_cosines(_vectors(part), own) for part in table.iter_slices(ROWS)]
+    return np.where(present & present[item], np.concatenate(parts), np.nan)
+
+
+def _vectors(table: pl.DataFrame) -> NDArray[np.float64]:
+    return table["vector"].to_numpy().astype(np.float64)
+
+
+def _cosines(vectors: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(own)
+    return np.divide(vectors @ own, lengths, where=lengths > 0, out=np.zeros(len(vectors)))
 
 
 def nearest(nearness: NDArray[np.number[Any]], item: int, *, count: int, least: float) -> list[int]:

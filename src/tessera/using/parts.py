@@ -5,12 +5,13 @@ from it, how often each item sold and what follows it, is exported in its place.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from tessera.errors import CheckpointError, TableError
 
@@ -115,13 +116,15 @@ def find_parts(folder: Path) -> Parts:
 def _require_one_run(folder: Path) -> None:
     """Raise CheckpointError where the parts in a repository are of two runs: one has begun since, and not ended.
 
-    DVC's lock file tells what each stage read and wrote last. Where there is none, the stages were run by hand; where
-    it has no checksum of a file, as of one that a remote keeps the versions of, nothing is known of that one.
+    DVC's lock file tells what each stage read and wrote last, and its parameters. Where there is none, the stages were
+    run by hand; where it has no checksum of a file, as of one that a remote keeps the versions of, nothing is known of
+    that one.
     """
     lock = folder / "dvc.lock"
     if not lock.is_file():
         return
-    stages = YAML(typ="safe").load(lock.read_text())["stages"]
+    stages = (_yaml(lock) or {}).get("stages", {})
+    _require_same_parameters(folder / RUN["params"], stages)
     written = {each["path"]: each.get("md5") for stage in stages.values() for each in stage.get("outs", ())}
     for name, stage in stages.items():
         for read in stage.get("deps", ()):
@@ -131,6 +134,33 @@ def _require_one_run(folder: Path) -> None:
                     f"{folder}: expected the outputs of one run, found {read['path']} written anew since the "
                     f"stage {name} has read it: a run stopped on its way; `dvc repro` makes the rest"
                 )
+
+
+def _require_same_parameters(path: Path, stages: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where the file of parameters at path has others than the stages were run with."""
+    known = _yaml(path)
+    for name, stage in stages.items():
+        for key, value in stage.get("params", {}).get(path.name, {}).items():
+            found = _value(known, key.split("."))
+            if found != value:
+                raise CheckpointError(
+                    f"{path}: expected {key} as the stage {name} was run with it, {value!r}, found {found!r}: a run "
+                    "stopped on its way, or the file was edited since; `dvc repro` makes the rest"
+                )
+
+
+def _value(document: Any, names: Sequence[str]) -> Any:
+    """Return what a document has under names, each within the one before; None where it has nothing."""
+    for name in names:
+        document = document.get(name) if isinstance(document, Mapping) else None
+    return document
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return YAML(typ="safe").load(path.read_text())
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: expected YAML, found none that can be read: {error}") from error
 
 
 def is_added(folder: Path) -> bool:

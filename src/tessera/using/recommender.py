@@ -7,7 +7,7 @@ batches of another size or company the last bit of a sum may round otherwise.
 Letters: S histories, N items that the model was trained on, K the length of a list.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import index
 from pathlib import Path
@@ -24,7 +24,7 @@ from tessera.items.progress import Progress, silently
 from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories, history_sources
 from tessera.recommender.factors import AlsSettings
-from tessera.recommender.fusion import Weight, fuse, weights_in
+from tessera.recommender.fusion import USERS_AT_ONCE, Weight, fuse, weights_in
 from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.members import Fitted, scorer_of
 from tessera.recommender.model import load_model
@@ -33,10 +33,10 @@ from tessera.recommender.ranking import rank
 from tessera.recommender.strengths import Sparse, strengths_in
 from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.trie import build_trie
-from tessera.recommender.vocabulary import Task
 from tessera.runtime import torch_device
 from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, USERS, VECTORS, WEIGHTS, Schema
-from tessera.using.keys import unknown_key
+from tessera.tasks import Task
+from tessera.using.keys import printable, unknown_key
 from tessera.using.shop import Shop, load_shop
 
 #: Items that are recommended where nobody says how many, if decode.beams are as many.
@@ -214,6 +214,23 @@ class Recommender:
     ) -> pl.DataFrame:
         """Return the k best items after each history as a table of RECOMMENDATIONS, sorted by user and rank.
 
+        See `tables`, which holds fewer lists at once.
+        """
+        return pl.concat(
+            self.tables(histories, k=k, exclude_seen=exclude_seen, skip_unknown=skip_unknown, progress=progress)
+        )
+
+    def tables(
+        self,
+        histories: Sequence[Sequence[str]],
+        *,
+        k: int | None = None,
+        exclude_seen: bool | None = None,
+        skip_unknown: bool = False,
+        progress: Progress = silently,
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the k best items after each history as tables of RECOMMENDATIONS of USERS_AT_ONCE histories each.
+
         A history is the keys of items, the oldest first; one that comes twice counts once, the first time. Of a longer
         history the last `corpus.max_history` items are read. exclude_seen leaves out what the history holds; if it is
         not given, the parameter decode.exclude_seen tells. Where no ranking finds anything after a history, as after an
@@ -228,10 +245,12 @@ class Recommender:
             raise DataError(f"k: expected a number from 1 to decode.beams = {beams}, found {k}")
         items = [self._items_of(history, skip_unknown=skip_unknown) for history in histories]
         exclude = self.shop.params.decode.exclude_seen if exclude_seen is None else exclude_seen
-        single = self._single(items, exclude_seen=exclude, progress=progress)
-        fused = fuse(single, rule=self.shop.params.decode.fusion, weights=self.weights)
-        final = fused.filter(pl.col("rank") <= k)
-        return self._told(final, single)
+        for start in range(0, max(1, len(items)), USERS_AT_ONCE):
+            part = items[start : start + USERS_AT_ONCE]
+            single = self._single(part, exclude_seen=exclude, progress=progress)
+            fused = fuse(single, rule=self.shop.params.decode.fusion, weights=self.weights)
+            told = self._told(fused.filter(pl.col("rank") <= k), single)
+            yield told.with_columns((pl.col("user") + start).cast(pl.UInt32))
 
     def _items_of(self, history: Sequence[str], *, skip_unknown: bool) -> list[int]:
         if isinstance(history, str):
@@ -369,7 +388,10 @@ def user_history(shop: Shop, key: str) -> list[str]:
     users = read_table(shop.parts["users"], USERS)
     known = users.filter(key=key)
     if known.is_empty():
-        raise DataError(f"{key}: expected the key of one of {users.height} users, found none such")
+        raise DataError(
+            f"{printable(key)}: expected the key of one of {users.height} users, found none such; filter_reviews "
+            f"leaves out who has fewer than filter.k = {shop.params.filter.k} interactions"
+        )
     rows = read_table(shop.parts["interactions"], INTERACTIONS).filter(user=known["user"][0]).sort("position")
     return shop.items["key"].gather(rows["item"]).to_list()
 
