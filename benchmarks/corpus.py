@@ -27,8 +27,9 @@ from tokenizers.processors import TemplateProcessing
 
 from tessera.artifacts import table_writer
 from tessera.recommender.corpus import SPLITS, samples
-from tessera.recommender.vocabulary import END, FIRST_FREE, Task, Vocabulary
+from tessera.recommender.vocabulary import END, Vocabulary
 from tessera.schemas import CORPUS
+from tessera.tasks import FIRST_FREE, Task
 
 RUNS = 2
 SIZES = [1, 2, 5, 10, 20]

@@ -16,7 +16,8 @@ from tessera.items.amazon import read_reviews
 from tessera.items.filtering import counted, in_order, numbered
 from tessera.items.splits import leave_one_out
 from tessera.recommender.corpus import codes_by_modality
-from tessera.recommender.vocabulary import Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import Vocabulary
+from tessera.tasks import parse_tasks
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data" / "instruments"
 REVIEWS = "Musical_Instruments.json.gz"

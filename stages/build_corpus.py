@@ -9,9 +9,10 @@ import typer
 from tessera.artifacts import read_table, table_writer, write_json
 from tessera.params import PARAMS_FILE, load_params, quantised
 from tessera.recommender.corpus import SPLITS, codes_by_modality, samples
-from tessera.recommender.vocabulary import Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import Vocabulary
 from tessera.runtime import run
 from tessera.schemas import CORPUS, IDS, INTERACTIONS
+from tessera.tasks import parse_tasks
 
 
 def main(

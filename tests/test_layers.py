@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "tessera"
 ISLANDS = ("items", "codes", "recommender", "report")
 #: What an island may take from outside: it depends on no other, and on no parameter or file.
-SHARED = {"errors", "kmeans", "measures", "pages", "parquet", "products", "residual", "schemas", "usage"}
+SHARED = {"errors", "kmeans", "measures", "pages", "parquet", "products", "residual", "schemas", "tasks", "usage"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 #: Experiments are an island above the stages: they compose parameters and read artifacts.

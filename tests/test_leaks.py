@@ -14,7 +14,8 @@ from tessera.recommender.linear import SlistSettings, fit_slist
 from tessera.recommender.popularity import items_by_popularity
 from tessera.recommender.sequence_fitting import training_windows
 from tessera.recommender.transitions import Weights, transition_matrix
-from tessera.recommender.vocabulary import Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import Vocabulary
+from tessera.tasks import parse_tasks
 
 ITEMS = 40
 MARKER = ITEMS  # known to the catalogue alone

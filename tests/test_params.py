@@ -39,6 +39,28 @@ from tessera.params import load_params
         ),
         ({"quant.con_start_level": 5}, r"quant\.con_start_level: expected at most quant\.levels = 4, found 5"),
         ({"quant.con_start_level": 4}, r"less than quant\.levels = 4, found as much, .* 0\.1 has no level to weigh"),
+        ({"quant.method": "rkmeans"}, r"quant\.lambda_con: expected 0\.0, as quant\.method is rkmeans, .* found 0\.1"),
+        (
+            {"ids.layout": "fused", "corpus.tasks": ["history joint -> joint"], "quant.lambda_con": 0.0},
+            r"quant\.lambda_align: expected 0\.0, as ids\.layout is fused, .* found 0\.001",
+        ),
+        (
+            {"quant.lambda_cf": 0.1, "sequence.encoder": "sasrec", "sequence.width": 6, "sequence.heads": 2},
+            r"sequence\.width: expected quant\.latent_dim = \d+, as quant\.lambda_cf is above 0, found 6",
+        ),
+        (
+            {"t5.loss": "trie_softmax"},
+            r"decode\.renormalise: expected true, as t5\.loss is trie_softmax, .* found false",
+        ),
+        ({"quant.codebook_size": 20_000}, r"quant\.codebook_size: expected at most 65535 tokens .*, found 16000"),
+        ({"corpus.tasks": ["history text => text"]}, r"corpus\.tasks: .*, found 'history text => text'"),
+        ({"corpus.tasks": ["history text->text"]}, r"corpus\.tasks: .*, found 'history text->text'"),
+        ({"corpus.tasks": ["item text -> image"]}, r"corpus\.tasks: expected at least one 'history MODALITY -> same"),
+        ({"corpus.tasks": ["history text -> text"] * 2}, r"corpus\.tasks: expected distinct tasks"),
+        (
+            {"corpus.tasks": ["history text -> text", "history text ~> image"]},
+            r"corpus\.tasks: expected 'history image ~> text' beside 'history text ~> image'",
+        ),
         ({"filter.valid_from": 0.9}, r"filter\.valid_from: expected less than filter\.test_from = 0\.9, found 0\.9"),
         ({"filter.valid_from": 0.0}, r"filter\.valid_from: .*greater than 0, found 0\.0"),
         ({"filter.test_from": 1.0}, r"filter\.test_from: .*less than 1, found 1\.0"),

@@ -72,7 +72,8 @@ def imported_modules(source: Path) -> set[Path]:
         for node in ast.walk(ast.parse(pending.pop().read_text())):
             for module in tessera_files(node) - found:
                 found.add(module)
-                pending.append(module)
+                if module not in INFRASTRUCTURE:  # which changes nothing that is written, whatever it imports for that
+                    pending.append(module)
     return found
 
 

@@ -4,7 +4,6 @@ The values stand in `conf/`, with a comment on each; here stand their types and 
 that is missing, unknown or of the wrong type is an error that names it.
 """
 
-import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -15,12 +14,16 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tessera.errors import ParamsError
-from tessera.schemas import JOINING, JOINT
+from tessera.schemas import JOINT
+from tessera.tasks import FIRST_FREE, LARGEST_TOKEN, parse_tasks
 
 PARAMS_FILE = Path("params.yaml")
 
 #: What stands for a path that is not given: an empty file, so that DVC may depend on it.
 UNSET = "conf/unset"
+
+#: What the quantizer's losses are weighed by.
+QUANTIZER_WEIGHTS = ("lambda_con", "lambda_align", "lambda_cf", "lambda_diversity")
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -471,12 +474,45 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _tasks_have_ids(self) -> "Params":
-        known = [*quantised(self.modalities, layout=self.ids.layout), *([JOINT] if self.ids.layout in JOINING else [])]
-        for task in self.corpus.tasks:
-            if unknown := set(re.findall(r"\w+", task)[1:]) - set(known):
-                raise ValueError(
-                    f"corpus.tasks: expected modalities among {known}, found {sorted(unknown)} in {task!r}"
-                )
+        own = quantised(self.modalities, layout=self.ids.layout)
+        try:
+            tasks = parse_tasks(self.corpus.tasks, own, layout=self.ids.layout)
+        except ParamsError as error:
+            raise ValueError(str(error)) from None
+        levels = self.quant.levels + (self.ids.collisions == "extra_code")
+        tokens = FIRST_FREE + len(tasks) + len(own) * levels * self.quant.codebook_size
+        if self.ids.source == "computed" and tokens > LARGEST_TOKEN:
+            raise ValueError(
+                f"quant.codebook_size: expected at most {LARGEST_TOKEN} tokens of {len(own)} modalities and {levels} "
+                f"levels, found {tokens} by codebooks of {self.quant.codebook_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_an_effect(self) -> "Params":
+        weights = {f"quant.{name}": getattr(self.quant, name) for name in QUANTIZER_WEIGHTS}
+        fused = {name: weights[name] for name in ("quant.lambda_con", "quant.lambda_align")}
+        for key, needed, idle in (
+            ("quant.method is rkmeans, which learns nothing by gradient", self.quant.method == "rkmeans", weights),
+            (
+                "ids.layout is fused, which leaves one modality",
+                self.ids.layout == "fused",
+                fused | {"t5.lambda_implicit": self.t5.lambda_implicit},
+            ),
+        ):
+            for name, weight in idle.items():
+                if needed and weight:
+                    raise ValueError(f"{name}: expected 0.0, as {key}, found {weight}")
+        if self.quant.lambda_cf and self.sequence.width != self.quant.latent_dim:
+            raise ValueError(
+                f"sequence.width: expected quant.latent_dim = {self.quant.latent_dim}, as quant.lambda_cf is above 0, "
+                f"found {self.sequence.width}"
+            )
+        if self.t5.loss == "trie_softmax" and not self.decode.renormalise:
+            raise ValueError(
+                "decode.renormalise: expected true, as t5.loss is trie_softmax, which teaches the T5 nothing of other "
+                "tokens than an ID's next ones, found false"
+            )
         return self
 
     def _needs(self) -> list[tuple[str, bool, str | None]]:

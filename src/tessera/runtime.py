@@ -26,6 +26,9 @@ Element = TypeVar("Element")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_INT = 2**31 - 1
 
+#: The most bytes that a glibc before about 2.35 takes for it, of 64 bits.
+LARGEST_MMAP_THRESHOLD = 32 * 2**20
+
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", envvar="TESSERA_VERBOSE", help="Tell of every file that is read or written.")
 ]
@@ -60,9 +63,10 @@ def keep_freed_memory() -> None:
     of them cleared: a tenth of a training step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_INT)
-        mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+    if mallopt is None:
+        return
+    if mallopt(M_MMAP_THRESHOLD, LARGEST_INT) or mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD):
+        mallopt(M_TRIM_THRESHOLD, LARGEST_INT)  # alone, it would fix the other one at its start, and so do harm
 
 
 def _log_handler() -> logging.Handler:

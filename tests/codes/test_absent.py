@@ -38,6 +38,17 @@ def test_the_first_other_modality_that_an_item_has_decides():
     assert lent["image"].codes.tolist() == [[0, 0], [0, 0], [0, 0]]
 
 
+def test_what_is_near_does_not_hang_on_where_the_vectors_lie():
+    draw = torch.Generator().manual_seed(0)
+    centres = torch.randn(20, 8, generator=draw).repeat_interleave(10, 0)
+    vectors = {"text": centres + torch.randn(200, 8, generator=draw) / 10, "image": torch.zeros(200, 3)}
+    present = {"text": np.full(200, True), "image": np.arange(200) % 10 > 2}
+    own = {"image": paths(np.arange(400).reshape(200, 2))}
+    here = lend_paths(own, vectors, present)["image"].codes
+    far = lend_paths(own, vectors | {"text": vectors["text"] + 1000}, present)["image"].codes
+    assert (here == far).all(1).mean() > 0.98
+
+
 def test_blocks_do_not_change_who_lends(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     vectors = {"text": torch.randn(200, 5, generator=draw), "image": torch.zeros(200, 3)}

@@ -13,7 +13,8 @@ from torch import Tensor
 from tessera.recommender.batches import Samples, samples_of
 from tessera.recommender.corpus import samples
 from tessera.recommender.model import Sizes, new_model
-from tessera.recommender.vocabulary import Layout, Tokens, Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import Tokens, Vocabulary
+from tessera.tasks import Layout, parse_tasks
 
 TINY = Sizes(
     d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=2, dropout=0.1, initializer_factor=1.0

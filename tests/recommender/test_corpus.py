@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tessera.errors import DataError
 from tessera.recommender import corpus
 from tessera.recommender.corpus import codes_by_modality, histories, samples
-from tessera.recommender.vocabulary import END, Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import END, Vocabulary
+from tessera.tasks import parse_tasks
 
 CODES = {
     "text": np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]], np.uint16),

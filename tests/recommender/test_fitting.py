@@ -43,9 +43,12 @@ def test_on_a_gpu_all_weights_learn_in_one_kernel(device):
     assert optimizer.defaults["fused"] == (device == "cuda")
 
 
-def test_norms_and_biases_do_not_decay(world, model):
+@pytest.mark.parametrize("positions", ["tokens", "items"])
+def test_norms_and_biases_do_not_decay(positions, world, model):
     here = world()
-    part = TrainingLosses(model(here, sizes=WITH_DROPOUT), {}, lambda_implicit=0.0, temperature=0.1)
+    part = TrainingLosses(
+        model(here, sizes=WITH_DROPOUT._replace(positions=positions)), {}, lambda_implicit=0.0, temperature=0.1
+    )
     decays = {
         weight: group["weight_decay"]
         for group in optimizer_of(part, torch.device("cpu"), settings=SETTINGS).param_groups
@@ -54,7 +57,9 @@ def test_norms_and_biases_do_not_decay(world, model):
     named = dict(part.named_parameters())
     assert len(decays) == len(named)
     free = {name for name, weight in named.items() if decays[weight] == 0}
-    assert free == {name for name in named if "layer_norm" in name or "relative_attention_bias" in name}
+    parts = ("layer_norm", "relative_attention_bias", "item_positions")
+    assert free == {name for name in named if any(part in name for part in parts)}
+    assert any("item_positions" in name for name in free) == (positions == "items")
     assert {decays[weight] for name, weight in named.items() if name not in free} == {SETTINGS.weight_decay}
 
 

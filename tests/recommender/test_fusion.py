@@ -42,11 +42,13 @@ def fuse_slowly(table, *, rule):
         names = mine["modality"].unique().to_list()
         by_name = {name: dict(mine.filter(modality=name).select("item", "score").rows()) for name in names}
         lists = list(by_name.values())
+        longest, lowest = max(map(len, lists)), min(min(each.values()) for each in lists)
         scores = {}
         for item in set().union(*lists):
             held = [each[item] for each in lists if item in each]
             scores[item] = {
-                "mean": sum(each.get(item, min(each.values())) for each in lists) / len(lists),
+                "mean": sum(each.get(item, min(each.values()) if len(each) == longest else lowest) for each in lists)
+                / len(lists),
                 "mean_bonus": sum(held) / len(held) + len(held) - 1,
                 "best": max(held),
                 "learned": sum(
@@ -85,6 +87,14 @@ EXAMPLE = {("test", 0, "text"): {A: -1.0, B: -3.0}, ("test", 0, "image"): {B: -1
 )
 def test_by_hand(rule, expected):
     assert scores_of(fuse(rankings(EXAMPLE), rule=rule)) == expected
+
+
+def test_a_list_that_was_not_cut_bounds_nothing_by_its_end():
+    """An item that one member knows alone, and is sure of, is before all that another holds."""
+    short = EXAMPLE | {("test", 0, "image"): {B: -1.0}}
+    assert scores_of(fuse(rankings(short), rule="mean")) == [(A, -2.0), (B, -2.0)]  # a: (-1 - 3) / 2, b: (-3 - 1) / 2
+    sure = {("test", 0, "text"): {A: -1.0, B: -2.0, C: -3.0}, ("test", 0, "itemknn"): {13: 0.0}}
+    assert scores_of(fuse(rankings(sure), rule="mean")) == [(13, -1.5), (A, -2.0), (B, -2.5)]
 
 
 def test_learned_weights_by_hand():

@@ -8,7 +8,8 @@ from tessera.errors import CheckpointError
 from tessera.recommender.model import load_model, new_model, save_model
 from tessera.recommender.network import Network
 from tessera.recommender.positions import ItemPositions
-from tessera.recommender.vocabulary import END, PAD, Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import END, PAD, Vocabulary
+from tessera.tasks import parse_tasks
 from tests.recommender.conftest import TINY
 
 BY_ITEMS = TINY._replace(positions="items", dropout=0.0)
@@ -27,6 +28,8 @@ def words() -> Vocabulary:
         ([4, 7, 3, 9, 5, 7, 3, 8, END, PAD], [0, 0, 0, 0, 1, 1, 1, 1, 2, 2], [0, 1, 1, 2, 0, 1, 1, 2, 0, 0]),
         ([9, 8, 9, END], [0, 1, 2, 3], [2, 2, 2, 0]),  # image alone
         ([2, 4, 7, END], [0, 1, 1, 2], [0, 0, 1, 0]),  # after a task's token
+        ([2, 9, 8, END], [0, 1, 2, 3], [0, 2, 2, 0]),  # whichever modality it reads
+        ([2, 3, 9, END], [0, 0, 0, 1], [0, 0, 2, 0]),
         (
             [PAD, PAD, 3, 9, PAD, PAD, 3, 8, END],
             [0, 0, 0, 0, 0, 0, 0, 1, 2],

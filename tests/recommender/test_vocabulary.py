@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.errors import DataError, ParamsError, TableError
-from tessera.recommender.vocabulary import Task, Vocabulary, parse_tasks
+from tessera.recommender.vocabulary import Vocabulary
+from tessera.tasks import Task, parse_tasks
 
 TASKS = ["history text -> text", "history text -> image", "history image -> image", "item image -> text"]
 

@@ -43,7 +43,7 @@ def vectors(width, *, items=ITEMS, absent=0, seed=0):
 #: No codebooks are given; or one level of two codes.
 NONE = pl.DataFrame(schema=CODEBOOKS)
 GIVEN = codebook_table(torch.ones(1, 2, 5))
-LETTER = {"quant.lambda_cf": 0.5, "sequence.encoder": "sasrec"}
+LETTER = {"quant.lambda_cf": 0.5, "sequence.encoder": "sasrec", "sequence.width": 4}
 
 
 @pytest.fixture

@@ -51,10 +51,10 @@ def _nearest_rows(vectors: Rows, points: Integers, places: Integers) -> Integers
 
 
 def _nearest_of(vectors: Rows, points: Integers, places: Integers, *, size: int) -> Integers:
-    own = vectors[torch.from_numpy(points)]
-    closest, chosen = torch.full((len(points),), torch.inf), torch.empty(len(points), dtype=torch.int64)
+    own = vectors[torch.from_numpy(points)].double()  # in which vectors far from 0 keep their digits
+    closest, chosen = own.new_full((len(points),), torch.inf), torch.empty(len(points), dtype=torch.int64)
     for block in map(torch.from_numpy, _blocks(places, size)):
-        distances, place = gaps(own, vectors[block]).min(1)
+        distances, place = gaps(own, vectors[block].double()).min(1)
         nearer = distances < closest
         closest, chosen = torch.where(nearer, distances, closest), torch.where(nearer, block[place], chosen)
     return chosen.numpy()

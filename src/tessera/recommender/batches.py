@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tessera.recommender.vocabulary import PAD, Task
+from tessera.recommender.vocabulary import PAD
+from tessera.tasks import Task
 
 LISTS = ("source", "target")
 """The columns of a corpus table that hold tokens."""

@@ -17,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tessera.errors import DataError
-from tessera.recommender.vocabulary import END, Task, Tokens, Vocabulary
+from tessera.recommender.vocabulary import END, Tokens, Vocabulary
+from tessera.tasks import Task
 
 SPLITS = ("train", "valid", "test")
 

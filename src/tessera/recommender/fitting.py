@@ -27,6 +27,9 @@ from tessera.schemas import JOINT
 #: Tells the seed of what is masked from that of dropout, which follows from the same epoch and process.
 MASKING: Final = 1
 
+#: In the names of tables that are biases of the attention, by distance, items or slots.
+BIASES = ("bias", "item_positions")
+
 #: On a GPU the distinct items of batches are filled up to a multiple of this, so that they come in few shapes.
 ROOM: Final = 256
 
@@ -184,7 +187,7 @@ def optimizer_of(losses: torch.nn.Module, device: torch.device, *, settings: Set
     """
     groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, weight in losses.to(device).named_parameters():
-        groups[weight.ndim > 1 and "bias" not in name].append(weight)
+        groups[weight.ndim > 1 and not any(part in name for part in BIASES)].append(weight)
     decays = [
         {"params": weights, "weight_decay": settings.weight_decay if decay else 0.0}
         for decay, weights in groups.items()

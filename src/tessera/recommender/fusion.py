@@ -52,7 +52,9 @@ def fuse(rankings: pl.DataFrame, *, rule: Rule, weights: Mapping[str, Weight] | 
 
     - `mean` (MACRec, arXiv 2511.15122, inference): the mean of the item's scores over the user's lists. The paper
       does not say what an item scores in a list that it is absent from; here it is that list's lowest score, the
-      bound that the item did not pass. Of lists {a: -1, b: -3} and {b: -1, c: -2}, a gets -1.5, b -2, c -2.5.
+      bound that the item did not pass. Of lists {a: -1, b: -3} and {b: -1, c: -2}, a gets -1.5, b -2, c -2.5. A list
+      shorter than the user's longest was not cut: there it is the lowest score of all of the user's lists, -3 were the
+      second list {b: -1}, so that a gets -2 and b -2.
     - `mean_bonus` (released code of MQL4GRec and MACRec): the mean over the lists that hold the item, and 1 more
       for each of them after the first. Of the lists above a gets -1, b -1, c -2.
     - `best`: the highest of its scores. Of the lists above a gets -1, b -1, c -2.
@@ -125,8 +127,15 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) ->
     Sums are in double precision, and taken in the order of the modalities' names.
     """
     lists = [ranking for _, ranking in sorted(rankings.partition_by("modality", as_dict=True).items())]
+    bounds = _bounds(lists)
+    entries = [_weighted(ranking, weights) for ranking in lists]
+    if rule == "mean":
+        entries = [_above_bounds(each, bounds.filter(list=place)) for place, each in enumerate(entries)]
+    of_users = bounds.group_by("user").agg(
+        lists=pl.len(), floors=pl.col("bound").sum(), longest=pl.col("longest").max()
+    )
     return (
-        pl.concat([_weighted(ranking, weights) for ranking in lists])
+        pl.concat(entries)
         .sort("user_item", maintain_order=True)
         .group_by("user_item", maintain_order=True)
         .agg(
@@ -136,7 +145,7 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) ->
             mean_score=pl.col("score").mean(),
             best_score=pl.col("score").max(),
         )
-        .join(_bounds(lists), on="user")
+        .join(of_users, on="user")
         .select("user", "item", "longest", score=_SCORES[rule])
         .sort("user", "score", "item", descending=[False, True, False])
         .with_columns(rank=pl.int_range(1, pl.len() + 1).over("user"))
@@ -145,10 +154,28 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) ->
 
 
 def _bounds(lists: list[pl.DataFrame]) -> pl.DataFrame:
-    """Return for each user how many lists there are, the sum of their lowest scores, and the longest's length."""
+    """Return for each of lists, by its place, and each of its users: list, user, floor, bound and longest.
+
+    floor is the list's lowest score, longest the length of the longest of the user's lists, and bound what an item has
+    at most that is absent from the list: floor, or, where the list is shorter than that, the lowest of the user's.
+    """
     score = pl.col("score").cast(pl.Float64)
-    each = pl.concat([ranking.group_by("user").agg(floor=score.min(), length=pl.len()) for ranking in lists])
-    return each.group_by("user").agg(lists=pl.len(), floors=pl.col("floor").sum(), longest=pl.col("length").max())
+    each = pl.concat(
+        ranking.group_by("user", maintain_order=True).agg(list=pl.lit(place), floor=score.min(), length=pl.len())
+        for place, ranking in enumerate(lists)
+    )
+    longest, lowest = pl.col("length").max().over("user"), pl.col("floor").min().over("user")
+    bound = pl.when(pl.col("length") < longest).then(lowest).otherwise("floor")
+    return each.select("list", "user", "floor", bound=bound, longest=longest)
+
+
+def _above_bounds(entries: pl.DataFrame, bounds: pl.DataFrame) -> pl.DataFrame:
+    """Return the entries of a list with what they weigh counted from bounds instead of from its lowest score."""
+    lower = bounds.filter(pl.col("bound") < pl.col("floor")).select("user", below=pl.col("floor") - pl.col("bound"))
+    if lower.is_empty():
+        return entries
+    counted = entries.join(lower, on="user", how="left", maintain_order="left")
+    return counted.with_columns(pl.col("weighted") + pl.col("below").fill_null(0)).drop("below")
 
 
 def _weighted(ranking: pl.DataFrame, weights: Mapping[str, Weight]) -> pl.DataFrame:

@@ -24,6 +24,7 @@ class ItemPositions(nn.Module):
         super().__init__()
         self.register_buffer("slots", torch.from_numpy(vocabulary.slots))  # (V,)
         self.farthest = int(self.slots.max())
+        self.tasks = vocabulary.task_tokens
         self.within = nn.Embedding(2 * self.farthest + 1, heads)
 
     def forward(self, attention: Any, source: Tensor) -> Tensor:
@@ -41,14 +42,15 @@ class ItemPositions(nn.Module):
     def places(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each token of source (B, T) which item it belongs to, from 0, and its slot in that.
 
-        An item begins where a slot is not after the one before. What has no slot, a mark or padding, stands with the
-        token before it: the slots [0, 1, 0, -, 2, 1] are those of items [0, 0, 1, 1, 1, 2].
+        An item begins where a slot is not after the one before, and after the token of a task. What has no slot, a mark
+        or padding, stands with the token before it: the slots [0, 1, 0, -, 2, 1] are those of items [0, 0, 1, 1, 1, 2].
         """
         slots = self.slots[source]
         has_slot = slots != NO_SLOT
         latest = torch.arange(source.shape[1], device=source.device).where(has_slot, 0).cummax(dim=1).values
         slots = slots.gather(1, latest).clamp(min=0)
-        begins = has_slot[:, 1:] & (slots[:, 1:] <= slots[:, :-1])
+        is_task = (source >= self.tasks.start) & (source < self.tasks.stop)
+        begins = has_slot[:, 1:] & ((slots[:, 1:] <= slots[:, :-1]) | is_task[:, :-1])
         return nn.functional.pad(begins.long().cumsum(dim=1), (1, 0)), slots
 
 

@@ -16,7 +16,8 @@ from tessera.recommender.batches import Rows, batches_by_length, rows_of, sample
 from tessera.recommender.beam import Beams, beam_search
 from tessera.recommender.lists import IMPOSSIBLE, NOTHING, rankings_table
 from tessera.recommender.trie import Trie, build_trie
-from tessera.recommender.vocabulary import Task, Tokens
+from tessera.recommender.vocabulary import Tokens
+from tessera.tasks import Task
 
 _STARTING: Final = Lock()
 

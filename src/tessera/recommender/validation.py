@@ -14,7 +14,8 @@ from tessera.recommender.metrics import discounted_hits, hits, ranks_in
 from tessera.recommender.ranking import Share, rank
 from tessera.recommender.targets import of_some_users
 from tessera.recommender.trie import Trie, build_trie
-from tessera.recommender.vocabulary import PAD, Task, Tokens
+from tessera.recommender.vocabulary import PAD, Tokens
+from tessera.tasks import Task
 
 MONITOR_CUTOFF = 10
 """Items in a ranking for early stopping: hr@10 and ndcg@10."""

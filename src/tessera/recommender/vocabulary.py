@@ -17,66 +17,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.errors import DataError, ParamsError, TableError
 from tessera.schemas import JOINING, JOINT
+from tessera.tasks import FIRST_FREE, LARGEST_TOKEN, Layout, Task
 
 PAD = 0
 END = 1
-FIRST_FREE = 2
-LARGEST_TOKEN = 65_535
 
 #: The slot of a token that has none.
 NO_SLOT = -1
 
 Tokens = NDArray[np.uint16]
-
-#: Whether and how the IDs of an item's modalities are joined; IDs of fused vectors are one modality's from the start.
-Layout = Literal["separate", "concatenated", "marked", "fused"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One way to make samples: `history text -> image` or `item text -> image`.
-
-    A history task reads the source modality's IDs of a user's history and tells the next item's target ID; an item
-    task reads an item's source ID and tells the same item's target ID. `history text ~> image` shares the histories
-    with `history image ~> text`: of each, a draw makes a sample of the one or of the other.
-    """
-
-    kind: str
-    source: str
-    target: str
-    is_shared: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> "Task":
-        """Return the task that text spells; raise ParamsError where it spells none.
-
-        >>> Task.parse("history text -> image")
-        Task(kind='history', source='text', target='image')
-        """
-        match text.split():
-            case ["history" | "item" as kind, source, "->", target] if kind == "history" or source != target:
-                return cls(kind, source, target)
-            case ["history", source, "~>", target] if source != target and JOINT not in (source, target):
-                return cls("history", source, target, is_shared=True)
-        raise ParamsError(
-            f"corpus.tasks: expected 'history MODALITY -> MODALITY', 'history MODALITY ~> OTHER' or "
-            f"'item MODALITY -> OTHER', found {text!r}"
-        )
-
-    @property
-    def is_recommendation(self) -> bool:
-        """Whether a task ranks items: it tells the next one in the modality that it reads, or in one of all."""
-        return self.kind == "history" and self.source in (self.target, JOINT)
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.source} {'~>' if self.is_shared else '->'} {self.target}"
 
 
 @dataclass(frozen=True)
@@ -145,9 +101,14 @@ class Vocabulary:
         return slots
 
     @property
+    def task_tokens(self) -> range:
+        """The tokens of tasks."""
+        return range(FIRST_FREE, FIRST_FREE + len(self._prefixed))
+
+    @property
     def mark(self) -> int | None:
         """The token at each change of modality in a joint ID; None where there is none."""
-        return FIRST_FREE + len(self._prefixed) if self.layout == "marked" else None
+        return self.task_tokens.stop if self.layout == "marked" else None
 
     def prefix(self, task: Task) -> tuple[int, ...]:
         """Return the tokens that a source of task starts with: none for a recommendation task."""
@@ -207,29 +168,8 @@ class Vocabulary:
     @property
     def _first_code(self) -> int:
         """The first of the tokens that are codes."""
-        return FIRST_FREE + len(self._prefixed) + (self.layout == "marked")
+        return self.task_tokens.stop + (self.layout == "marked")
 
     @cached_property
     def _prefixed(self) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks if not task.is_recommendation)
-
-
-def parse_tasks(texts: list[str], modalities: list[str], *, layout: Layout = "separate") -> tuple[Task, ...]:
-    """Return the tasks that texts spell over the IDs of modalities and, where the layout joins them, of JOINT.
-
-    Without modalities there may be none. Raises ParamsError for a repeated task, one that names other IDs, and two
-    that rank by the same ones, and where no task ranks.
-    """
-    known = [*modalities, JOINT] if layout in JOINING else modalities
-    tasks = tuple(Task.parse(text) for text in texts)
-    if len(set(tasks)) < len(tasks):
-        raise ParamsError(f"corpus.tasks: expected distinct tasks, found {texts}")
-    for task in tasks:
-        if unknown := {task.source, task.target} - set(known):
-            raise ParamsError(f"corpus.tasks: expected modalities among {known}, found {sorted(unknown)} in '{task}'")
-    ranked = [task.target for task in tasks if task.is_recommendation]
-    if modalities and not ranked:
-        raise ParamsError(f"corpus.tasks: expected at least one 'history MODALITY -> same MODALITY', found {texts}")
-    if len(set(ranked)) < len(ranked):
-        raise ParamsError(f"corpus.tasks: expected one recommendation task at most for each target, found {texts}")
-    return tasks
