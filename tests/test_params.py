@@ -42,7 +42,7 @@ from tessera.params import load_params
         ({"quant.method": "rkmeans"}, r"quant\.lambda_con: expected 0\.0, as quant\.method is rkmeans, .* found 0\.1"),
         (
             {"ids.layout": "fused", "corpus.tasks": ["history joint -> joint"], "quant.lambda_con": 0.0},
-            r"quant\.lambda_align: expected 0\.0, as ids\.layout is fused, .* found 0\.001",
+            r"quant\.lambda_align: expected 0\.0, as ids\.layout is fused, found 0\.001",
         ),
         (
             {"quant.lambda_cf": 0.1, "sequence.encoder": "sasrec", "sequence.width": 6, "sequence.heads": 2},
@@ -52,7 +52,7 @@ from tessera.params import load_params
             {"t5.loss": "trie_softmax"},
             r"decode\.renormalise: expected true, as t5\.loss is trie_softmax, .* found false",
         ),
-        ({"quant.codebook_size": 20_000}, r"quant\.codebook_size: expected at most 65535 tokens .*, found 16000"),
+        ({"quant.codebook_size": 20_000}, r"quant\.codebook_size: expected at most 65536 tokens .*, found 160006 with"),
         ({"corpus.tasks": ["history text => text"]}, r"corpus\.tasks: .*, found 'history text => text'"),
         ({"corpus.tasks": ["history text->text"]}, r"corpus\.tasks: .*, found 'history text->text'"),
         ({"corpus.tasks": ["item text -> image"]}, r"corpus\.tasks: expected at least one 'history MODALITY -> same"),
@@ -118,6 +118,22 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("quant: [1")
     with pytest.raises(ParamsError, match=r"broken\.yaml: expected YAML"):
         load_params(tmp_path / "broken.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quant.codebook_size": 8191},  # 2 modalities of 4 levels, 4 tasks with a token, padding and end: 65,534 tokens
+        {"quant.codebook_size": 20_000, "ids.source": "file", "ids.path": "ids.parquet"},
+        {"quant.method": "rkmeans", "ids.source": "file", "ids.path": "ids.parquet"},
+        *(
+            {"modalities": [], "corpus.tasks": [], **changes}
+            for changes in ({"quant.method": "rkmeans"}, {"ids.layout": "fused"}, {"t5.loss": "trie_softmax"})
+        ),
+    ],
+)
+def test_what_nothing_reads_may_be_as_it_is(changes, params_file):
+    load_params(params_file(changes))
 
 
 @pytest.mark.parametrize("written", ["1e-05", "1e-5", "1.0e-5", "0.00001"])

@@ -24,7 +24,6 @@ from tessera.artifacts import read_json, read_table
 from tessera.errors import DataError, TableError
 from tessera.experiments.commands import experiments
 from tessera.measures import FINAL, rankings_in
-from tessera.parquet import parquet_rows
 from tessera.runtime import Verbose, run, tell_more
 from tessera.schemas import IDS, ITEMS
 from tessera.using.commands import Added, Model, register
@@ -115,12 +114,8 @@ def show_metrics(
     out.print()
     outputs = {"report": report, "recommendations": ensemble, "semantic IDs": ids}
     for name, path in outputs.items():
-        if path.exists() and not _is_empty(path):
+        if path.exists() and not (path == ids and read_table(ids, IDS, columns=["item"]).is_empty()):
             out.print(f"{name:<16} {path}", markup=False, soft_wrap=True)
-
-
-def _is_empty(path: Path) -> bool:
-    return path.suffix == ".parquet" and not parquet_rows(path).select(pl.len()).collect().item()
 
 
 def parsed_prefix(text: str) -> Prefix | None:

@@ -15,15 +15,12 @@ from ruamel.yaml.error import YAMLError
 
 from tessera.errors import ParamsError
 from tessera.schemas import JOINT
-from tessera.tasks import FIRST_FREE, LARGEST_TOKEN, parse_tasks
+from tessera.tasks import MOST_TOKENS, first_code, parse_tasks
 
 PARAMS_FILE = Path("params.yaml")
 
 #: What stands for a path that is not given: an empty file, so that DVC may depend on it.
 UNSET = "conf/unset"
-
-#: What the quantizer's losses are weighed by.
-QUANTIZER_WEIGHTS = ("lambda_con", "lambda_align", "lambda_cf", "lambda_diversity")
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -480,40 +477,46 @@ class Params(Section):
         except ParamsError as error:
             raise ValueError(str(error)) from None
         levels = self.quant.levels + (self.ids.collisions == "extra_code")
-        tokens = FIRST_FREE + len(tasks) + len(own) * levels * self.quant.codebook_size
-        if self.ids.source == "computed" and tokens > LARGEST_TOKEN:
+        tokens = first_code(tasks, layout=self.ids.layout) + len(own) * levels * self.quant.codebook_size
+        if self.ids.source == "computed" and tokens > MOST_TOKENS:
             raise ValueError(
-                f"quant.codebook_size: expected at most {LARGEST_TOKEN} tokens of {len(own)} modalities and {levels} "
-                f"levels, found {tokens} by codebooks of {self.quant.codebook_size}"
+                f"quant.codebook_size: expected at most {MOST_TOKENS} tokens for tasks and {len(own)} modalities of "
+                f"{levels} levels, found {tokens} with {self.quant.codebook_size} codes a level"
             )
         return self
 
     @model_validator(mode="after")
-    def _weights_have_an_effect(self) -> "Params":
-        weights = {f"quant.{name}": getattr(self.quant, name) for name in QUANTIZER_WEIGHTS}
-        fused = {name: weights[name] for name in ("quant.lambda_con", "quant.lambda_align")}
-        for key, needed, idle in (
-            ("quant.method is rkmeans, which learns nothing by gradient", self.quant.method == "rkmeans", weights),
-            (
-                "ids.layout is fused, which leaves one modality",
-                self.ids.layout == "fused",
-                fused | {"t5.lambda_implicit": self.t5.lambda_implicit},
-            ),
-        ):
-            for name, weight in idle.items():
-                if needed and weight:
-                    raise ValueError(f"{name}: expected 0.0, as {key}, found {weight}")
-        if self.quant.lambda_cf and self.sequence.width != self.quant.latent_dim:
-            raise ValueError(
-                f"sequence.width: expected quant.latent_dim = {self.quant.latent_dim}, as quant.lambda_cf is above 0, "
-                f"found {self.sequence.width}"
+    def _losses_have_an_effect(self) -> "Params":
+        if not self.modalities:
+            return self
+        if self.ids.layout == "fused":
+            self._require_zero(
+                "quant.lambda_con", "quant.lambda_align", "t5.lambda_implicit", reason="ids.layout is fused"
             )
         if self.t5.loss == "trie_softmax" and not self.decode.renormalise:
             raise ValueError(
                 "decode.renormalise: expected true, as t5.loss is trie_softmax, which teaches the T5 nothing of other "
                 "tokens than an ID's next ones, found false"
             )
+        if self.ids.source == "file":
+            return self
+        if self.quant.method == "rkmeans":
+            self._require_zero(
+                *(f"quant.lambda_{name}" for name in ("con", "align", "cf", "diversity")),
+                reason="quant.method is rkmeans, which has no losses",
+            )
+        if self.quant.lambda_cf and self.sequence.width != self.quant.latent_dim:
+            raise ValueError(
+                f"sequence.width: expected quant.latent_dim = {self.quant.latent_dim}, as quant.lambda_cf is above 0, "
+                f"found {self.sequence.width}"
+            )
         return self
+
+    def _require_zero(self, *keys: str, reason: str) -> None:
+        for key in keys:
+            section, name = key.split(".")
+            if found := getattr(getattr(self, section), name):
+                raise ValueError(f"{key}: expected 0.0, as {reason}, found {found}")
 
     def _needs(self) -> list[tuple[str, bool, str | None]]:
         """Return what is needed beside some other value: its key, whether it is needed here, and what it is."""

@@ -3,15 +3,16 @@
 It stands apart from the vocabulary, since parameters are checked by it before anything is run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from tessera.errors import ParamsError
 from tessera.schemas import JOINING, JOINT
 
-#: The tokens before those of tasks and codes are padding and the end; the largest is what 16 bits hold.
+#: The tokens before those of tasks and codes are padding and the end; there are as many in all as 16 bits tell apart.
 FIRST_FREE: Final = 2
-LARGEST_TOKEN: Final = 65_535
+MOST_TOKENS: Final = 2**16
 
 #: Whether and how the IDs of an item's modalities are joined; IDs of fused vectors are one modality's from the start.
 Layout = Literal["separate", "concatenated", "marked", "fused"]
@@ -86,3 +87,13 @@ def parse_tasks(texts: list[str], modalities: list[str], *, layout: Layout = "se
     if len(set(ranked)) < len(ranked):
         raise ParamsError(f"corpus.tasks: expected one recommendation task at most for each target, found {texts}")
     return tasks
+
+
+def prefixed(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Return those of tasks whose samples begin with a token of the task."""
+    return tuple(task for task in tasks if not task.is_recommendation)
+
+
+def first_code(tasks: Sequence[Task], *, layout: Layout) -> int:
+    """Return the first token that is a code: what comes before is for tasks and, where IDs are marked, for the mark."""
+    return FIRST_FREE + len(prefixed(tasks)) + (layout == "marked")

@@ -14,7 +14,7 @@ from tessera.errors import SourceError
 from tessera.items import fetching
 from tessera.items.fetching import Fetcher, Tried, content_of_data_url, picture_files
 from tessera.items.pictures import Limits, UnusableError, normalised
-from tessera.items.web import Patience
+from tessera.items.web import Patience, answer, new_client, pieces_of
 from tests.serving import Reply, Server, serving
 
 LIMITS = Limits(max_bytes=100_000, max_pixels=10_000, min_side=16, longest_side=32, quality=80)
@@ -138,6 +138,18 @@ def test_the_body_of_a_redirect_is_not_read(fetch, server: Server):
     begun = time.monotonic()
     assert fetch(server.url("drip", drip)).status == "ok"
     assert time.monotonic() - begun < 10
+
+
+def test_a_redirect_keeps_its_connection(server: Server):
+    blue = server.url("blue", Reply(BLUE))
+    with new_client(PATIENCE) as client:
+        for body in (b"", b"<html>moved</html>"):
+            url = server.url("moved", Reply(body, status=302, headers={"Location": blue}))
+            with answer(client, url) as response:
+                port = response.extensions["network_stream"].get_extra_info("client_addr")
+                assert b"".join(pieces_of(response)) == BLUE
+            with answer(client, url) as response:
+                assert response.extensions["network_stream"].get_extra_info("client_addr") == port
 
 
 @pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd"])

@@ -127,26 +127,30 @@ def test_lines_that_a_stray_quote_swallows_are_counted(tmp_path: Path):
         read_interactions(tmp_path, max_malformed=0.6)
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
 @pytest.mark.parametrize(
-    ("quoted", "first", "lines"),
+    ("row", "quoted", "lost"),
     [
-        ('5,"great', 9, 92),
-        ('"5,great', 9, 92),
-        ('5,"two\nlines"', None, 0),
-        ('5,"2, 3, 4, 5\n6, 7, 8, 9, 10"', None, 0),
+        (9, '5,"great', 92),
+        (9, '"5,great', 92),
+        (99, '5,"great', 2),
+        (9, '5,"two\nlines"', 0),
+        (9, '5,"sizes:\nS,a,20,30,40\nM,b,22,32,42"', 0),
+        (9, '5,"sizes:\n1 star off,too,1 loud,1,2\n"', 0),
+        (9, '5,"sizes:\n,,1700000009,,"', 0),
     ],
 )
-def test_lines_that_another_cell_swallows_are_counted(quoted: str, first: int | None, lines: int, tmp_path: Path):
-    rows = [f"user{row},{row % 7},{row},5,good" for row in range(1, 101)]
-    rows[8] = f"user9,2,9,{quoted}"
-    (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp,rating,comment", *rows]))
+def test_lines_that_another_cell_swallows_are_counted(row: int, quoted: str, lost: int, end: str, tmp_path: Path):
+    rows = [f"user{row},{row % 7},{1_700_000_000 + row},5,good" for row in range(1, 101)]
+    rows[row - 1] = f"user{row},2,1700000009,{quoted}"
+    (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp,rating,comment", *rows]) + end)
     reviews, tally = read_interactions(tmp_path, max_malformed=0.95)
     assert tally.lines == 100
-    assert tally.malformed.total() == lines
-    assert reviews.height == 100 - lines
-    if first is not None:
-        with pytest.raises(SourceError, match=f"first in line {first + 1}"):
-            read_interactions(tmp_path, max_malformed=0.1)
+    assert tally.malformed.total() == lost
+    assert reviews.height == 100 - lost
+    if lost:
+        with pytest.raises(SourceError, match=f"first in line {row + 1}"):
+            read_interactions(tmp_path, max_malformed=0.01)
 
 
 @pytest.mark.parametrize(
@@ -154,13 +158,14 @@ def test_lines_that_another_cell_swallows_are_counted(quoted: str, first: int | 
     [
         ('"17 inch monitor', "row 3 with 7 of them"),
         ('"a monitor\nof 17 inches, as was usual, then"', None),
+        ('"colours:\nred, green"', None),
         ('"a\nb"', None),
     ],
 )
 def test_titles_that_may_have_swallowed_rows_are_told_of(title: str, told: str | None, tmp_path: Path, caplog):
-    rows = [f"B{row},Thing {row},fine" for row in range(1, 11)]
+    rows = [f"B{row},Thing {row}" for row in range(1, 11)]
     rows[2] = f"B3,{title}"
-    (tmp_path / "items.csv").write_text("\n".join(["item,title", *(row.removesuffix(",fine") for row in rows)]))
+    (tmp_path / "items.csv").write_text("\n".join(["item,title", *rows, ""]))
     read_items(tmp_path, reviewed=pl.Series(["B1", "B3"]), max_malformed=0.9)
     assert (told in caplog.text) if told else not caplog.text
 
@@ -260,10 +265,12 @@ def test_items_of_other_keys_are_told(tmp_path: Path, caplog):
             assert told in caplog.text
 
 
+@pytest.mark.parametrize("between", ["", "\n"])
 @pytest.mark.parametrize("indent", [None, 1])
-def test_an_array_in_the_place_of_lines_is_named(indent: int | None, tmp_path: Path):
+def test_an_array_in_the_place_of_lines_is_named(indent: int | None, between: str, tmp_path: Path):
     path = tmp_path / "interactions.jsonl"
-    path.write_text(json.dumps([{"user": "ann", "item": "x", "timestamp": 5}], indent=indent))
+    record = json.dumps({"user": "ann", "item": "x", "title": "X", "timestamp": 5}, indent=indent)
+    path.write_text(f"[{between}{record},{between}{record}{between}]")
     with pytest.raises(SourceError, match=f"^{path}: expected one JSON object a line, found a JSON array; `jq"):
         read_interaction_file(path, max_malformed=0)
     path = path.rename(tmp_path / "items.jsonl")

@@ -10,12 +10,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tessera.codes.collisions import Integers, Paths
 from tessera.codes.rows import BLOCK, Rows, rows_in_block
 from tessera.kmeans import gaps
 
 Present = NDArray[np.bool_]
+
+#: The square of how far vectors lie from 0 over that of how far from each other, from which single precision is too
+#: little for the difference of two of them.
+FAR = 100
 
 
 def lend_paths(
@@ -51,13 +56,21 @@ def _nearest_rows(vectors: Rows, points: Integers, places: Integers) -> Integers
 
 
 def _nearest_of(vectors: Rows, points: Integers, places: Integers, *, size: int) -> Integers:
-    own = vectors[torch.from_numpy(points)].double()  # in which vectors far from 0 keep their digits
+    kind = _kind_for(vectors[torch.from_numpy(places[:size])])
+    own = vectors[torch.from_numpy(points)].to(kind)
     closest, chosen = own.new_full((len(points),), torch.inf), torch.empty(len(points), dtype=torch.int64)
     for block in map(torch.from_numpy, _blocks(places, size)):
-        distances, place = gaps(own, vectors[block].double()).min(1)
+        distances, place = gaps(own, vectors[block].to(kind)).min(1)
         nearer = distances < closest
         closest, chosen = torch.where(nearer, distances, closest), torch.where(nearer, block[place], chosen)
     return chosen.numpy()
+
+
+def _kind_for(some: Tensor) -> torch.dtype:
+    """Return the type in which squares of differences keep enough digits, by some of the vectors (B, D)."""
+    middle = some.mean(0)
+    spread = (some - middle).square().sum(1).mean()
+    return torch.double if middle.square().sum() > FAR * spread else torch.float
 
 
 def _blocks(rows: Integers, size: int) -> Iterator[Integers]:

@@ -170,7 +170,7 @@ class Fetcher:
         try:
             content = tries(self.patience)(self._one_try, url)
         except (PassingError, RefusedError) as error:
-            if error.reason != "unsupported":  # nobody was asked for such an address, or the host is noted already
+            if error.reason != "unsupported":  # for such an address nobody was asked
                 self.hosts.note(host, has_answered=error.reason not in UNREACHED)
             self.hosts.note_refusal(host, is_one=error.reason == "http_error" and error.is_of_the_host)
             raise UnusableError(error.reason, str(error)) from error

@@ -52,6 +52,9 @@ LARGEST_CSV = 2**31 - 1
 #: The share of items without a row in the items file from which it is warned of.
 MANY_UNKNOWN = 1 / 2
 
+#: Characters by which keys, or times, of a file may differ in length, where rows are told from other lines by them.
+LENGTHS_APART = 2
+
 #: Between the categories of a cell that is no JSON list.
 CATEGORY_SEPARATOR = "|"
 
@@ -166,10 +169,6 @@ def _only_file(folder: Path, stem: str, readers: Mapping[str, Reader]) -> Path:
 
 def _check_columns(path: Path, *, expected: Iterable[str], found: Collection[str]) -> None:
     missing = [column for column in expected if column not in found]
-    if missing and not found and _is_array(path):
-        raise SourceError(
-            f"{path}: expected one JSON object a line, found a JSON array; `jq -c '.[]'` makes lines of it"
-        )
     if missing:
         raise SourceError(
             f"{path}: expected the columns {', '.join(expected)}, found {', '.join(found) or 'none'}: "
@@ -177,9 +176,12 @@ def _check_columns(path: Path, *, expected: Iterable[str], found: Collection[str
         )
 
 
-def _is_array(path: Path) -> bool:
-    """Whether path holds one JSON array, as some programs write where lines are asked for."""
-    return path.suffix == ".jsonl" and next(read_chunks(path), b"").lstrip().startswith(b"[")
+def _refuse_array(path: Path) -> None:
+    """Raise SourceError where path holds one JSON array, as some programs write it."""
+    if next(read_chunks(path), b"").lstrip().startswith(b"["):
+        raise SourceError(
+            f"{path}: expected one JSON object a line, found a JSON array; `jq -c '.[]'` makes lines of it"
+        )
 
 
 def _interaction_cells(path: Path) -> pl.DataFrame:
@@ -187,10 +189,7 @@ def _interaction_cells(path: Path) -> pl.DataFrame:
     _check_columns(path, expected=REQUIRED_COLUMNS, found=table.columns)
     fields = _fields_of(table).with_columns(row=rows)
     breaks = sum(table[name].str.count_matches("\n").fill_null(0) for name in REQUIRED_COLUMNS)
-    time = table.columns.index("timestamp")
-    breaks += _swallowed_lines(
-        table.drop(REQUIRED_COLUMNS), table.columns, is_row=lambda cells: cells[time][:1].isdigit()
-    )
+    breaks += _swallowed_lines(table, by="timestamp", filled=REQUIRED_COLUMNS)
     lines = fields.with_columns(lines=breaks + 1)
     sound, swallowed = lines.filter(lines=1), lines.filter(pl.col("lines") > 1)
     broken += swallowed.select(pl.col("row").repeat_by("lines").explode())["row"].to_list()
@@ -204,6 +203,7 @@ def _interaction_rows(path: Path) -> pl.DataFrame:
 
 
 def _interaction_lines(path: Path) -> pl.DataFrame:
+    _refuse_array(path)
     frames = list(read_fields(path, FIELDS))
     if not frames:
         raise SourceError(f"{path}: expected interactions, found an empty file")
@@ -281,23 +281,41 @@ def _read_csv(path: Path) -> Cells:
     return Cells(table, pl.Series(places, dtype=pl.Int64), broken)
 
 
-def _swallowed_lines(
-    table: pl.DataFrame, header: Sequence[str], *, is_row: Callable[[Sequence[str]], bool]
-) -> pl.Series:
-    """Return how many lines the cells of each row have swallowed behind a stray quotation mark.
+def _swallowed_lines(table: pl.DataFrame, *, by: str, filled: Sequence[str]) -> pl.Series:
+    """Return how many lines the cells of each row, but for those filled, have swallowed behind a stray quotation mark.
 
-    A cell may well have several lines; one has swallowed its own if most of them have as many cells as the header,
-    and are such as is_row tells rows by.
+    A cell may well have several lines; one has swallowed its own if most of them are like rows: with as many cells as
+    there are columns, none of those filled empty, and the one of column `by` spelled like that of the row itself.
     """
+    place, needed = table.columns.index(by), [table.columns.index(name) for name in filled]
     swallowed = [0] * table.height
-    for column in table:
+
+    def is_row(line: str, own: str) -> bool:
+        cells = line.split(",")
+        return (
+            len(cells) == table.width
+            and all(cells[each].strip() for each in needed)
+            and _is_spelled_like(cells[place].strip(), own)
+        )
+
+    for column in table.drop(filled):
         has_lines = column.str.contains("\n", literal=True).fill_null(False)
-        for row, cell in zip(has_lines.arg_true(), column.filter(has_lines), strict=True):
-            inner = cell.split("\n")[1:]
-            rows = [cells for cells in (line.split(",") for line in inner) if len(cells) == len(header)]
-            if sum(map(is_row, rows)) > len(inner) / 2:
-                swallowed[row] += cell.count("\n")
+        cells = (table.filter(has_lines).get_column(name) for name in (by, column.name))
+        for row, own, cell in zip(has_lines.arg_true(), *cells, strict=True):
+            inner = cell.removesuffix("\n").split("\n")[1:]
+            if sum(is_row(line, own or "") for line in inner) > len(inner) / 2:
+                swallowed[row] += len(inner)
     return pl.Series(swallowed, dtype=pl.UInt32)
+
+
+def _is_spelled_like(text: str, other: str) -> bool:
+    """Whether two texts have about the same length and the same kinds of characters, as keys and times do."""
+    kinds, others = ({_kind(letter) for letter in each} for each in (text, other))
+    return kinds == others and abs(len(text) - len(other)) <= LENGTHS_APART
+
+
+def _kind(letter: str) -> str:
+    return "0" if letter.isdigit() else "A" if letter.isupper() else "a" if letter.islower() else letter
 
 
 def _header(lines: Iterable[str], path: Path) -> list[str]:
@@ -351,8 +369,7 @@ def _csv_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record
 
 def _warn_of_swallowed_lines(path: Path, table: pl.DataFrame, rows: pl.Series, *, key: str) -> None:
     """Warn of cells that may have swallowed rows: a text with as many commas a line may be just that."""
-    place = table.columns.index(key)
-    swallowed = _swallowed_lines(table.drop(key), table.columns, is_row=lambda cells: cells[place].strip().isalnum())
+    swallowed = _swallowed_lines(table, by=key, filled=[key])
     places = (swallowed > 0).arg_true()
     if len(places):
         first = places[0]
@@ -368,6 +385,7 @@ def _parquet_rows(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Re
 
 
 def _record_lines(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
+    _refuse_array(path)
     columns: set[str] = set()
     lines = (line for chunk in read_chunks(path) for line in lines_of(chunk))
     for row, line in enumerate(lines):

@@ -15,6 +15,9 @@ Reason = Literal["not_found", "forbidden", "http_error", "timeout", "unreachable
 SCHEMES = ("http://", "https://")
 MOST_REDIRECTS = 5
 
+#: Seconds that the rest of an answer may take which nobody wants.
+LONGEST_REST = 1.0
+
 #: A server that asks for more seconds than this is not waited for.
 LONGEST_WAIT = 120.0
 
@@ -128,11 +131,22 @@ def _sent(client: httpx.Client, url: str, headers: dict[str, str] | None) -> htt
             response = client.send(request, stream=True)
             if response.next_request is None:
                 return response
-            response.close()
+            _put_away(response)
             request = response.next_request
     except (httpx.InvalidURL, ValueError) as error:  # the latter of a host that is no name
         raise RefusedError(str(error), reason="unsupported") from error
     raise RefusedError(f"over {MOST_REDIRECTS} redirects", reason="http_error")
+
+
+def _put_away(response: httpx.Response) -> None:
+    """Be done with an answer: where little of it is left, read that, so that its connection serves on."""
+    length = response.headers.get("Content-Length", "")
+    with closing(response):
+        if length.isdecimal() and int(length) <= PIECE:
+            begun = time.monotonic()
+            for _ in response.iter_raw():
+                if time.monotonic() - begun > LONGEST_REST:
+                    break
 
 
 def tries(patience: Patience) -> tenacity.Retrying:

@@ -53,8 +53,8 @@ def fuse(rankings: pl.DataFrame, *, rule: Rule, weights: Mapping[str, Weight] | 
     - `mean` (MACRec, arXiv 2511.15122, inference): the mean of the item's scores over the user's lists. The paper
       does not say what an item scores in a list that it is absent from; here it is that list's lowest score, the
       bound that the item did not pass. Of lists {a: -1, b: -3} and {b: -1, c: -2}, a gets -1.5, b -2, c -2.5. A list
-      shorter than the user's longest was not cut: there it is the lowest score of all of the user's lists, -3 were the
-      second list {b: -1}, so that a gets -2 and b -2.
+      shorter than the user's longest is taken for one that was not cut, whose end is no bound: what it does not hold
+      has the lowest score of all of the user's lists. Of {a: -1, b: -3} and {b: -1}, a gets (-1 - 3) / 2 = -2.
     - `mean_bonus` (released code of MQL4GRec and MACRec): the mean over the lists that hold the item, and 1 more
       for each of them after the first. Of the lists above a gets -1, b -1, c -2.
     - `best`: the highest of its scores. Of the lists above a gets -1, b -1, c -2.

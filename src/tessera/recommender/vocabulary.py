@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tessera.errors import DataError, ParamsError, TableError
 from tessera.schemas import JOINING, JOINT
-from tessera.tasks import FIRST_FREE, LARGEST_TOKEN, Layout, Task
+from tessera.tasks import FIRST_FREE, MOST_TOKENS, Layout, Task, first_code, prefixed
 
 PAD = 0
 END = 1
@@ -44,8 +44,8 @@ class Vocabulary:
     layout: Layout = "separate"
 
     def __post_init__(self) -> None:
-        if self.size - 1 > LARGEST_TOKEN:
-            raise DataError(f"vocabulary: expected at most {LARGEST_TOKEN + 1} tokens, found {self.size}")
+        if self.size > MOST_TOKENS:
+            raise DataError(f"vocabulary: expected at most {MOST_TOKENS} tokens, found {self.size}")
 
     @classmethod
     def of(
@@ -168,8 +168,8 @@ class Vocabulary:
     @property
     def _first_code(self) -> int:
         """The first of the tokens that are codes."""
-        return self.task_tokens.stop + (self.layout == "marked")
+        return first_code(self.tasks, layout=self.layout)
 
     @cached_property
     def _prefixed(self) -> tuple[Task, ...]:
-        return tuple(task for task in self.tasks if not task.is_recommendation)
+        return prefixed(self.tasks)

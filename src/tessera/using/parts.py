@@ -5,7 +5,7 @@ from it, how often each item sold and what follows it, is exported in its place.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,9 @@ RUN: Final = {
     "image_encoder": "data/embed_images/encoder",
     **{f"{name}_vectors": f"data/{stage}/vectors.parquet" for name, stage in EMBEDDERS.items()},
 }
+
+#: The stages that make these parts; evaluate learns weights, but of what it reads nothing else is part of a model.
+MAKERS: Final = {path.split("/")[1] for path in RUN.values() if path.startswith("data/")} - {"evaluate"}
 
 #: Where an exported folder has each part.
 EXPORT: Final = {
@@ -137,23 +140,27 @@ def _require_one_run(folder: Path) -> None:
 
 
 def _require_same_parameters(path: Path, stages: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where the file of parameters at path has others than the stages were run with."""
-    known = _yaml(path)
-    for name, stage in stages.items():
-        for key, value in stage.get("params", {}).get(path.name, {}).items():
-            found = _value(known, key.split("."))
-            if found != value:
+    """Raise CheckpointError where the file of parameters at path has others than a part of a model was made with.
+
+    How lists are ranked, fused and measured may be another by now: what reads them says what it needs.
+    """
+    known = dict(_leaves(_yaml(path)))
+    for name in sorted(MAKERS & stages.keys()):
+        for key, value in _leaves(stages[name].get("params", {}).get(path.name, {})):
+            if known.get(key, value) != value:
                 raise CheckpointError(
-                    f"{path}: expected {key} as the stage {name} was run with it, {value!r}, found {found!r}: a run "
-                    "stopped on its way, or the file was edited since; `dvc repro` makes the rest"
+                    f"{path}: expected {key} = {value!r}, with which the stage {name} was run, found {known[key]!r}; "
+                    "set it back, or `dvc repro` makes everything with the new one"
                 )
 
 
-def _value(document: Any, names: Sequence[str]) -> Any:
-    """Return what a document has under names, each within the one before; None where it has nothing."""
-    for name in names:
-        document = document.get(name) if isinstance(document, Mapping) else None
-    return document
+def _leaves(document: Any, *names: str) -> Iterator[tuple[str, Any]]:
+    """Yield the values in a document of mappings, each with its dotted key."""
+    if not isinstance(document, Mapping):
+        yield ".".join(names), document
+        return
+    for name, value in document.items():
+        yield from _leaves(value, *names, name)
 
 
 def _yaml(path: Path) -> Any:
