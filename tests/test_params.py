@@ -1,5 +1,7 @@
 """Every slip in params.yaml is an error that names the key, the expectation and the finding."""
 
+from functools import reduce
+
 import pytest
 
 from tessera.errors import ParamsError
@@ -133,7 +135,8 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path):
     ],
 )
 def test_what_nothing_reads_may_be_as_it_is(changes, params_file):
-    load_params(params_file(changes))
+    found = load_params(params_file(changes))
+    assert {key: reduce(getattr, key.split("."), found) for key in changes} == changes
 
 
 @pytest.mark.parametrize("written", ["1e-05", "1e-5", "1.0e-5", "0.00001"])

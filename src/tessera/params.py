@@ -470,7 +470,7 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _tasks_have_ids(self) -> "Params":
+    def _tasks_and_codes_have_tokens(self) -> "Params":
         own = quantised(self.modalities, layout=self.ids.layout)
         try:
             tasks = parse_tasks(self.corpus.tasks, own, layout=self.ids.layout)

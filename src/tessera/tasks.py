@@ -94,6 +94,11 @@ def prefixed(tasks: Sequence[Task]) -> tuple[Task, ...]:
     return tuple(task for task in tasks if not task.is_recommendation)
 
 
+def task_tokens(tasks: Sequence[Task]) -> range:
+    """Return the tokens of tasks, one for each that is prefixed."""
+    return range(FIRST_FREE, FIRST_FREE + len(prefixed(tasks)))
+
+
 def first_code(tasks: Sequence[Task], *, layout: Layout) -> int:
     """Return the first token that is a code: what comes before is for tasks and, where IDs are marked, for the mark."""
-    return FIRST_FREE + len(prefixed(tasks)) + (layout == "marked")
+    return task_tokens(tasks).stop + (layout == "marked")

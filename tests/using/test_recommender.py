@@ -323,7 +323,7 @@ def test_parameters_that_the_stages_did_not_have_are_not_mixed_with_what_they_wr
 @pytest.mark.parametrize("text", ["", "schema: '2.0'\n"])
 def test_a_lock_that_tells_of_no_stage(copied, text):
     (copied / "dvc.lock").write_text(text)
-    find_parts(copied)
+    assert find_parts(copied)["params"] == copied / "params.yaml"
 
 
 def test_a_lock_that_cannot_be_read_is_named(copied):

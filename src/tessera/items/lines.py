@@ -166,18 +166,18 @@ def _ahead(work: Callable[[bytes], pl.DataFrame], chunks: Iterator[bytes]) -> It
 
 
 def _frame(chunk: bytes, fields: Fields, numbers: Numbers) -> pl.DataFrame:
-    sound = _sound_frame(chunk, fields, numbers)
-    if sound is None and numbers:
-        sound = _sound_frame(chunk, fields, NO_NUMBERS)
-    return _frame_of_texts(chunk, fields) if sound is None else sound
+    found = _sound_frame(chunk, fields, numbers) if numbers else None
+    return _frame_of_texts(chunk, fields) if found is None else found
 
 
 def _frame_of_texts(chunk: bytes, fields: Fields) -> pl.DataFrame:
-    """Return the frame of a chunk that is not sound as a whole."""
+    sound = _sound_frame(chunk, fields, NO_NUMBERS)
+    if sound is not None:
+        return sound
     half = chunk.rfind(b"\n", 0, len(chunk) // 2) + 1
     if not half or len(chunk) <= SMALL_PIECE:
         return _frame_line_by_line(chunk, fields)
-    return pl.concat([_frame(part, fields, NO_NUMBERS) for part in (chunk[:half], chunk[half:])])
+    return pl.concat([_frame_of_texts(part, fields) for part in (chunk[:half], chunk[half:])])
 
 
 def _sound_frame(chunk: bytes, fields: Fields, numbers: Numbers) -> pl.DataFrame | None:

@@ -127,8 +127,8 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) ->
     Sums are in double precision, and taken in the order of the modalities' names.
     """
     lists = [ranking for _, ranking in sorted(rankings.partition_by("modality", as_dict=True).items())]
-    bounds = _bounds(lists)
     entries = [_weighted(ranking, weights) for ranking in lists]
+    bounds = _bounds(entries)
     if rule == "mean":
         entries = [_above_bounds(each, bounds.filter(list=place)) for place, each in enumerate(entries)]
     of_users = bounds.group_by("user").agg(
@@ -154,15 +154,14 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) ->
 
 
 def _bounds(lists: list[pl.DataFrame]) -> pl.DataFrame:
-    """Return for each of lists, by its place, and each of its users: list, user, floor, bound and longest.
+    """Return for each of lists of entries, by its place, and each of its users: list, user, floor, bound and longest.
 
     floor is the list's lowest score, longest the length of the longest of the user's lists, and bound what an item has
     at most that is absent from the list: floor, or, where the list is shorter than that, the lowest of the user's.
     """
-    score = pl.col("score").cast(pl.Float64)
     each = pl.concat(
-        ranking.group_by("user", maintain_order=True).agg(list=pl.lit(place), floor=score.min(), length=pl.len())
-        for place, ranking in enumerate(lists)
+        entries.group_by("user", maintain_order=True).agg(pl.col("floor").first(), list=pl.lit(place), length=pl.len())
+        for place, entries in enumerate(lists)
     )
     longest, lowest = pl.col("length").max().over("user"), pl.col("floor").min().over("user")
     bound = pl.when(pl.col("length") < longest).then(lowest).otherwise("floor")

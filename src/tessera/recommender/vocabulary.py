@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tessera.errors import DataError, ParamsError, TableError
 from tessera.schemas import JOINING, JOINT
-from tessera.tasks import FIRST_FREE, MOST_TOKENS, Layout, Task, first_code, prefixed
+from tessera.tasks import MOST_TOKENS, Layout, Task, first_code, prefixed, task_tokens
 
 PAD = 0
 END = 1
@@ -103,7 +103,7 @@ class Vocabulary:
     @property
     def task_tokens(self) -> range:
         """The tokens of tasks."""
-        return range(FIRST_FREE, FIRST_FREE + len(self._prefixed))
+        return task_tokens(self.tasks)
 
     @property
     def mark(self) -> int | None:
@@ -112,7 +112,7 @@ class Vocabulary:
 
     def prefix(self, task: Task) -> tuple[int, ...]:
         """Return the tokens that a source of task starts with: none for a recommendation task."""
-        return (FIRST_FREE + self._prefixed.index(task),) if task in self._prefixed else ()
+        return (self.task_tokens[self._prefixed.index(task)],) if task in self._prefixed else ()
 
     def tokens(self, modality: str, codes: NDArray[np.integer[Any]]) -> Tokens:
         """Return the tokens (N, L) of codes (N, L); raise DataError where they do not fit modality's codebooks."""

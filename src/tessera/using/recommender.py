@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import index
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, SupportsIndex
+from typing import Any, Final, NamedTuple, Protocol, SupportsIndex, TypedDict, Unpack
 
 import numpy as np
 import polars as pl
@@ -57,6 +57,15 @@ RECOMMENDATIONS: Schema = {
     "score": pl.Float32,
     "found_by": pl.List(pl.Struct({"ranking": pl.String, "rank": pl.UInt16})),
 }
+
+
+class Options(TypedDict, total=False):
+    """What `Recommender.tables` takes beside histories."""
+
+    k: int | None
+    exclude_seen: bool | None
+    skip_unknown: bool
+    progress: Progress
 
 
 class Recommendation(NamedTuple):
@@ -203,22 +212,12 @@ class Recommender:
             lists[user].append(Recommendation(place, key, title, score, by))
         return lists
 
-    def table(
-        self,
-        histories: Sequence[Sequence[str]],
-        *,
-        k: int | None = None,
-        exclude_seen: bool | None = None,
-        skip_unknown: bool = False,
-        progress: Progress = silently,
-    ) -> pl.DataFrame:
+    def table(self, histories: Sequence[Sequence[str]], **options: Unpack[Options]) -> pl.DataFrame:
         """Return the k best items after each history as a table of RECOMMENDATIONS, sorted by user and rank.
 
-        See `tables`, which holds fewer lists at once.
+        See `tables`, which holds fewer lists at once, for the options.
         """
-        return pl.concat(
-            self.tables(histories, k=k, exclude_seen=exclude_seen, skip_unknown=skip_unknown, progress=progress)
-        )
+        return pl.concat(self.tables(histories, **options))
 
     def tables(
         self,
