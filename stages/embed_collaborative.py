@@ -22,7 +22,7 @@ def main(
     encoder: Annotated[Path, typer.Option(help="Where the encoder goes: a folder with weights and config.json.")],
     vectors: Annotated[Path, typer.Option(help="Where the vectors go.")],
     history: Annotated[Path, typer.Option(help="Where each epoch's measures go, as TSV.")],
-    metrics: Annotated[Path, typer.Option(help="Where the counts and the last epoch's measures go.")],
+    metrics: Annotated[Path, typer.Option(help="Where the counts and the kept epoch's measures go.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = PARAMS_FILE,
 ) -> None:
     params = load_params(params_file)
@@ -59,7 +59,7 @@ def main(
         save_encoder(fitted.encoder, folder)
     write_vectors(vectors, items, filled)
     write_tsv(history, fitted.history)
-    write_json(metrics, vector_metrics(filled) | fitted.history.row(-1, named=True))
+    write_json(metrics, vector_metrics(filled) | fitted.history.row(fitted.epoch - 1, named=True))
 
 
 def write_nothing(encoder: Path, vectors: Path, history: Path, metrics: Path) -> None:

@@ -73,8 +73,8 @@ def main(
         code_usage,
         metrics,
         tables=[id_table(shop["item"], n, codes=codes[n], first=path.codes) for n, path in paths.items()],
-        used=[usage(found, modality=n, size=size) for n, found in codes.items()],
-        measures={n: summary(path.codes, codes[n]) | lent.get(n, {}) for n, path in paths.items()},
+        used=[usage(codes[n], modality=n, size=size, quantised=p.codes.shape[1]) for n, p in paths.items()],
+        measures={n: summary(p.codes, codes[n], present=present.get(n)) | lent.get(n, {}) for n, p in paths.items()},
     )
 
 

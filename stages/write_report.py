@@ -4,9 +4,9 @@ What is drawn, such as the example users, is drawn with the seed and not by how 
 large catalogue, are shown up to a bound, and the page says how many are not.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -104,6 +104,7 @@ def main(
             semantic_ids,
             catalogue,
             resolved,
+            _lent(files, resolved),
             codebook_size=params.quant.codebook_size,
             levels=params.quant.levels,
             generator=generator,
@@ -143,6 +144,16 @@ def _with_pictures(content: Content, catalogue: pl.DataFrame, images: Path) -> C
     keys, left_out = wanted_first(shown_keys(content), frozenset(catalogue.filter("has_picture")["key"]))
     found = _rows(images, IMAGES, "key", keys).drop_nulls("picture").select("key", "picture")
     return content._replace(pictures=pictures_of(dict(found.iter_rows()), left_out=left_out))
+
+
+def _lent(vectors: Mapping[str, Path], collisions: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the items (item, modality) that were given the codes of another, since they have no vector."""
+    found = [pl.DataFrame(schema={"item": VECTORS["item"], "modality": pl.String})]
+    for name, path in vectors.items():
+        if collisions.get(name, {}).get("items_lent_a_path"):
+            absent = read_table(path, VECTORS, columns=["item", "present"]).filter(~pl.col("present"))
+            found.append(absent.select("item", modality=pl.lit(name)))
+    return pl.concat(found)
 
 
 def _rows(path: Path, schema: Schema, column: str, wanted: Collection[object]) -> pl.DataFrame:

@@ -157,6 +157,8 @@ def test_too_many_items_for_the_codes_are_counted_and_named():
         r"2 codes on 2 levels make 4 IDs, and up to 6 items have the same first 1 codes",
     ):
         reassign(paths, names=names(6))
+    with pytest.raises(DataError, match=r"B0005; 2 codes on 1 levels make 2 IDs$"):
+        reassign(Paths(paths.codes[:, :1], paths.residuals, paths.codebooks[:1]), names=names(6))
 
 
 @settings(deadline=None)
@@ -218,6 +220,14 @@ def test_each_rule_by_its_name():
     assert resolve(paths, rule="reassign", names=names(2)).tolist() == [[0], [1]]
     assert resolve(paths, rule="uniform", names=names(2)).tolist() == [[0], [1]]
     assert resolve(paths, rule="extra_code", names=names(2)).tolist() == [[0, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("rule", ["reassign", "uniform"])
+def test_an_item_that_borrows_a_path_gives_way_to_one_that_comes_with_it(rule):
+    """Item 0 has its ID for good; item 1 borrows its path, and item 2 has that path of its own."""
+    paths = Paths(np.zeros((3, 1), np.int64), np.zeros((3, 1), np.float32), np.float32([[[0], [1], [2]]]))
+    present = np.array([True, False, True])
+    assert resolve(paths, rule=rule, names=names(3), present=present, fixed=1).tolist() == [[0], [2], [1]]
 
 
 class TestUniform:

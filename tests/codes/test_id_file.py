@@ -31,6 +31,13 @@ def test_codes_come_in_the_order_of_the_keys_and_other_items_are_left_aside():
     assert codes_of(GOOD, "text", keys=[]).shape[0] == 0
 
 
+def test_a_code_of_more_than_63_bits_is_refused_by_name(tmp_path):
+    codes = pl.Series([[1, 2], [1, 2**63 + 5]], dtype=pl.List(pl.UInt64))
+    pl.DataFrame({"item": ["a", "b"], "modality": "text", "codes": codes}).write_parquet(tmp_path / "ids.parquet")
+    with pytest.raises(DataError, match="found 1 with codes that are not whole numbers from 0 to 65535 of text: b"):
+        codes_of(read_ids(tmp_path / "ids.parquet"), "text", keys=["a", "b"])
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -35,6 +35,12 @@ def test_usage_by_hand():
     assert table["modality"].unique().to_list() == ["text"]
 
 
+def test_a_level_beyond_those_quantised_has_the_codes_that_are_used():
+    table = usage(np.array([[1, 0], [1, 5], [2, 0]]), modality="text", size=8, quantised=1)
+    assert table.filter(level=0).height == 8
+    assert table.filter(level=1)["share"].to_list() == [2 / 3, 1 / 3]
+
+
 def test_no_items_use_no_code():
     assert usage(np.empty((0, 2), dtype=np.int64), modality="text", size=2)["share"].to_list() == [0.0] * 4
 
@@ -50,6 +56,18 @@ def test_summary_by_hand():
     assert found["levels"]["0"] == {"codes_used": 2, "perplexity": 2.0, "entropy": 1.0}
     assert found["levels"]["1"]["entropy"] == 1.0
     assert found["levels_before"]["1"]["entropy"] == pytest.approx(0.811278, abs=1e-6)
+
+
+def test_what_borrows_codes_tells_nothing_of_what_was_before():
+    """Items 2 and 3 have the codes of item 0 until collisions are resolved."""
+    first, after = np.array([[0], [1], [0], [0]]), np.array([[0], [1], [2], [3]])
+    found = summary(first, after, present=np.array([True, True, False, False]))
+    assert (found["collision_rate_before"], found["largest_group_before"]) == (0.0, 1)
+    assert found["levels_before"]["0"]["perplexity"] == 2
+    assert found["levels"]["0"]["codes_used"] == 4
+    assert found["items_moved"] == 2
+    nobody = summary(first, after, present=np.zeros(4, np.bool_))
+    assert (nobody["collision_rate_before"], nobody["levels_before"]["0"]["codes_used"]) == (0.0, 0)
 
 
 def test_a_code_in_addition_moves_nobody():

@@ -66,4 +66,4 @@ def test_common_items_by_hand():
     assert common_share(text, image) == 0.25
     long = lists(text={0: list(range(20))}, image={0: list(range(10, 30))})
     (found,) = agreements(per_user(text=[1], image=[1]), rankings=long)
-    assert found.common == 0
+    assert (found.common, found.compared) == (0, 1)

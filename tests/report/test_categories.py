@@ -22,6 +22,12 @@ def test_a_category_that_nearly_all_have_tells_nothing():
     assert (labels.depth, labels.names) == (1, ["0", "1"])
 
 
+def test_categories_of_a_few_items_are_not_those_of_the_shop():
+    paths = [*[["Home"]] * 6, ["Home", "Mugs"], ["Home", "Vases"]]
+    assert labels_of(shop(*paths)) is None
+    assert labels_of(shop(*paths[4:])).depth == 1
+
+
 @pytest.mark.parametrize("paths", [[[], []], [["Home"], ["Home"]], []])
 def test_no_categories(paths):
     assert labels_of(shop(*paths)) is None

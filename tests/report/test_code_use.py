@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from tessera.errors import TableError
-from tessera.report.code_use import CURVE_POINTS, Level, codes_of, curve_of
+from tessera.report.code_use import CURVE_POINTS, Level, Use, codes_of, curve_of
 from tessera.schemas import IDS
 
 
@@ -23,6 +23,20 @@ def test_codes_by_hand():
     assert [level.sizes for level in image.levels] == [[1]]
     assert [level.dead for level in text.levels] == [3, None]
     assert image.levels[0].dead is None, "code 5 is beyond a codebook of 5"
+
+
+def test_how_the_quantizer_used_a_level_is_told_beside_how_it_came_out():
+    rows = [(item, "text", [0, item], [0, 0], item > 0) for item in range(3)]
+    rates = {"collision_rate_before": 66.7, "collision_rate_after": 0.0}
+    before = {"0": {"codes_used": 1, "perplexity": 1.0, "entropy": 0.0}}
+    (text,) = codes_of(
+        {"text": rates | {"levels_before": before}},
+        pl.DataFrame(rows, schema=IDS, orient="row"),
+        codebook_size=3,
+        levels=2,
+    )
+    assert [level.before for level in text.levels] == [Use(1, 1.0), None]
+    assert [level.codes_used for level in text.levels] == [1, 3]
 
 
 def test_ids_of_unequal_length_have_their_levels():
@@ -44,11 +58,11 @@ def test_a_modality_without_rates_is_told():
 
 
 def test_curve_by_hand():
-    assert curve_of(Level(2, 1, 1.0, [9, 4])) == [(1, 9), (2, 4), (3, 0)]
-    assert curve_of(Level(2, None, 1.0, [9, 4])) == [(1, 9), (2, 4)]
+    assert curve_of(Level(2, 1, 1.0, [9, 4], None)) == [(1, 9), (2, 4), (3, 0)]
+    assert curve_of(Level(2, None, 1.0, [9, 4], None)) == [(1, 9), (2, 4)]
 
 
 def test_of_many_codes_some_are_taken():
-    curve = curve_of(Level(10 * CURVE_POINTS, 0, 1.0, list(range(10 * CURVE_POINTS, 0, -1))))
+    curve = curve_of(Level(10 * CURVE_POINTS, 0, 1.0, list(range(10 * CURVE_POINTS, 0, -1)), None))
     assert len(curve) == CURVE_POINTS
     assert curve[:2] == [(1, 10 * CURVE_POINTS), (11, 10 * CURVE_POINTS - 10)]

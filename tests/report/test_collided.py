@@ -1,6 +1,8 @@
+import numpy as np
 import polars as pl
 
 from tessera.report.collided import SHOWN_GROUPS, SHOWN_ITEMS, collided_of
+from tessera.report.semantic_ids import semantic_ids_of
 from tessera.schemas import IDS
 from tests.finished_run import key_of, shop_items
 
@@ -36,3 +38,20 @@ def test_the_largest_groups_come_first_and_there_is_a_bound():
     assert (found.groups, found.items, len(found.shown)) == (9, 37, SHOWN_GROUPS)
     assert [group.first_codes[0] for group in found.shown[:3]] == [20, 1, 2]
     assert len(found.shown[0].shown) == SHOWN_ITEMS
+
+
+def test_items_that_were_given_the_codes_of_another_did_not_collide():
+    rows = [(item, "text", [0, item], [0, 0], item > 0) for item in range(3)]
+    rows += [(item, "image", [0, item], [0, 0], item > 0) for item in range(3)]
+    lent = pl.DataFrame([(1, "image"), (2, "image")], schema={"item": IDS["item"], "modality": pl.String}, orient="row")
+    rates = {"collision_rate_before": 66.7, "collision_rate_after": 0.0}
+    found = semantic_ids_of(
+        ids(*rows),
+        shop_items(),
+        {"text": rates, "image": rates},
+        lent,
+        codebook_size=3,
+        levels=2,
+        generator=np.random.default_rng(0),
+    )
+    assert [(each.modality, each.items) for each in found.collided] == [("text", 3)]

@@ -43,6 +43,12 @@ def test_rankings_by_hand():
     assert (bar.value, bar.low, bar.high) == pytest.approx((0.3, 0.2, 0.4))
 
 
+def test_an_ensemble_is_final_though_a_modality_is_as_good():
+    values = BOTH | {"text": 0.4}
+    rankings = rankings_of(evaluated(**values), drawn(**values))
+    assert [ranking.name for ranking in rankings if ranking.is_final] == ["ensemble"]
+
+
 def test_the_only_modality_is_final():
     values = {"text": 0.3, "popularity": 0.1, "final": 0.3}
     assert [ranking.is_final for ranking in rankings_of(evaluated(**values), drawn(**values))] == [True, False]

@@ -32,6 +32,15 @@ def test_all_trainings():
     assert found[0].points == [("total", 1, 3.0), ("self-distillation", 1, 2.0), ("codes, before their weight", 1, 4.0)]
 
 
+def test_a_loss_between_modalities_that_has_no_weight_is_not_drawn():
+    history = pl.DataFrame({"epoch": [1, 2], "total": [3.0, 2.0], "con": [0.0, 0.0], "align": [0.0, 0.5]})
+    found = curves_of(distillation=NOTHING, quantizer=history, t5=history_of([]), sequence=NOTHING)
+    assert found[1].points == [("same item", 1, 0.0), ("same item", 2, 0.5)]
+    alone = history.with_columns(align=0.0)
+    found = curves_of(distillation=NOTHING, quantizer=alone, t5=history_of([]), sequence=NOTHING)
+    assert [each.title for each in found] == ["Quantizer: loss"]
+
+
 def test_long_histories_keep_their_first_and_last_epoch():
     history = pl.DataFrame({"epoch": range(1, 1001), "loss": range(1000)})
     points = points_of(history, "loss", "loss")

@@ -53,6 +53,13 @@ def test_modalities_that_agree_share_all_and_are_marked():
     assert all(near.elsewhere for query in told.queries for near in query.nearest["image"])
 
 
+def test_one_of_few_items_is_never_near():
+    """Else all would be near each other, by chance as well as by anything else."""
+    told = found(text=table(around(4)))
+    assert {len(query.nearest["text"]) for query in told.queries} == {2}
+    assert told.by_chance == pytest.approx(2 / 3)
+
+
 def test_neighbours_of_those_that_have_all_modalities():
     told = found(text=table(around(8), absent={1, 7}))
     first = next((query for query in told.queries if query.key == key_of(0)), None)

@@ -9,7 +9,7 @@ import pytest
 from tessera.errors import DataError
 from tessera.report.agreement import Agreement, Cell
 from tessera.report.categories import LevelAgreement
-from tessera.report.code_use import Codes, Level
+from tessera.report.code_use import Codes, Level, Use
 from tessera.report.collided import Collided, Group, Placed
 from tessera.report.content import About, Bar, Data, Ranking, Sample, Slice, Slices
 from tessera.report.curves import Curves, Point
@@ -17,7 +17,16 @@ from tessera.report.examples import Entry, Example, Recommended
 from tessera.report.losses import Kept, Loss
 from tessera.report.neighbours import Neighbour, Neighbours, Query, SameCode, Shared
 from tessera.report.origin import File, Origin, Run, Version
-from tessera.report.page import Content, charts_of, duration, html_page, markdown_page, megabytes, shown_keys
+from tessera.report.page import (
+    Content,
+    charts_of,
+    duration,
+    html_page,
+    hues_of,
+    markdown_page,
+    megabytes,
+    shown_keys,
+)
 from tessera.report.pictures import Pictures
 from tessera.report.semantic_ids import SemanticIds
 from tessera.report.tree import Item, tree_of
@@ -27,7 +36,7 @@ MEASURES = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
 BAR = Bar(0.25, 0.2, 0.3)
 VOID = {"meta", "img"}
 LIBRARY = "window.vegaEmbed = 1 < 2 && 3;"
-NO_IDS = SemanticIds([], None, {}, {}, [])
+NO_IDS = SemanticIds([], None, 0, {}, {}, [])
 
 
 def ranking(name, value, *, is_final=False):
@@ -58,10 +67,11 @@ def content(title=None, **changes):
         ],
         slices=[Slices("items in the history", [part])],
         examples=[Example("U7", entries[:2], 3, entries[2], [recommended])],
-        agreements=[Agreement(("text", "image"), 0.125, [both, alone, alone, neither])],
+        agreements=[Agreement(("text", "image"), 0.125, 12, [both, alone, alone, neither])],
         ids=SemanticIds(
-            codes=[Codes("text", 2.38, 0.0, 42, [Level(3, 5, 2.5, [9, 4, 1])])],
+            codes=[Codes("text", 2.38, 0.0, 42, [Level(3, 5, 2.5, [9, 4, 1], Use(2, 1.5))])],
             category_depth=1,
+            categorised=4,
             categories={"text": [LevelAgreement(0, 3, 0.5, 0.25, 0.4, 0.1)]},
             trees={"text": tree_of(items)},
             collided=[Collided("text", 8, 17, [Group([1, 1], 4, [Placed("k1", entries[1].title, [1, 2], True)])])],
@@ -147,11 +157,12 @@ def test_the_page_says_what_it_must():
         "text recommends ✓ rank 2",
         "no picture",
         "not shown",
-        "12.5% are the same",
+        "12.5% are the same (the mean over 12 users, who were drawn)",
         "37.5% of the users, 30; the ensemble finds it for 75% of them.",
-        "2.38% of the IDs collided before resolution, 0.00% after it; 42 items moved",
+        "Collision rate 2.38% before resolution, 0.00% after it; 42 items moved",
         "3 codes used, 5 dead",
-        "perplexity 2.5, at most 9 items a code",
+        "perplexity 2.5, at most 9 items a code; before resolution 2 used, perplexity 1.5",
+        "4 of 567 items have one",
         "15 items 100% Mugs",
         "17 items had an ID that others had too, in 8 groups; the largest 1 are shown",
         "1-1 4 items, 1 shown",
@@ -223,6 +234,23 @@ def test_charts_hold_the_numbers():
     }
     assert {row["value"] for row in rows_of(charts["categories-nmi"])} == {0.4, 0.1}
     assert charts == charts_of(content()), "the same each time"
+
+
+def test_a_training_of_one_epoch_is_drawn_as_points():
+    curve = Curves("curve-0", "Loss", "loss", [Point("training", 1, 2.0)])
+    assert charts_of(content(curves=[curve]))["curve-0"]["mark"]["point"]
+    longer = curve._replace(points=[*curve.points, Point("training", 2, 1.0)])
+    assert not charts_of(content(curves=[longer]))["curve-0"]["mark"]["point"]
+
+
+def test_no_two_rankings_of_an_ensemble_share_a_colour():
+    names = ["text", "image", "collaborative", "joint", "itemknn", "slist", "als", "bpr", "sasrec"]
+    hues = hues_of(content(rankings=[ranking(name, 0.1) for name in names]))
+    assert len({hues[name] for name in names}) == len(names)
+    page = page_of(content())
+    for hue in {hues[name] for name in names}:
+        assert f".{hue} {{ --hue: var(--{hue}); }}" in page
+        assert page.count(f"--{hue}: #") == 3, "on light, dark and paper"
 
 
 def test_a_system_without_ids_says_nothing_of_them():

@@ -81,6 +81,13 @@ def test_what_is_written(embed):
     }
 
 
+def test_the_metrics_are_those_of_the_weights_that_are_kept(embed):
+    _, history, metrics = embed({"sequence.patience": 4, "sequence.epochs": 40, "sequence.lr": 0.05})
+    best = history["valid_ndcg@10"].max()
+    assert metrics["valid_ndcg@10"] == pytest.approx(best)
+    assert metrics["epoch"] == history.filter(pl.col("valid_ndcg@10") == best)["epoch"][0] < history["epoch"][-1]
+
+
 def test_without_an_encoder_the_table_is_empty(embed, tmp_path):
     vectors, history, metrics = embed({"sequence.encoder": "none"})
     assert vectors.is_empty()

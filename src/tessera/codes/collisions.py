@@ -83,7 +83,9 @@ def resolve(
     """
     if rule == "none":
         return paths.codes.copy()
-    if rule == "uniform" and not fixed:
+    if rule == "uniform" and fixed:
+        rule = "reassign"
+    if rule == "uniform":
         here = np.ones(len(paths.codes), dtype=np.bool_) if present is None else present
         codes = paths.codes.copy()
         codes[here] = respread(
@@ -427,11 +429,12 @@ def _require_room(codes: Integers, places: Integers, movers: Integers, *, size: 
     if not too_many:
         return
     begins = places[movers] // room
+    kept = codes.shape[1] - changing
     homeless = np.concatenate([movers[begins == begin][-excess:] for begin, excess in too_many.items()])
     raise DataError(
         f"quant.codebook_size: expected an ID for each of {len(codes)} items, found none for {len(homeless)}: "
-        f"{_some(homeless, names)}; {size} codes on {changing} levels make {room} IDs, and up to {counts.max()} items "
-        f"have the same first {codes.shape[1] - changing} codes"
+        f"{_some(homeless, names)}; {size} codes on {changing} levels make {room} IDs"
+        + (f", and up to {counts.max()} items have the same first {kept} codes" if kept else "")
     )
 
 

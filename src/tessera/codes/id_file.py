@@ -35,7 +35,8 @@ def read_ids(path: Path) -> pl.DataFrame:
         raise TableError(
             f"{path}: expected columns item: String, modality: String, codes: a list of integers, found {found}"
         )
-    return table.select("item", "modality", pl.col("codes").cast(pl.List(pl.Int64)))
+    # What 64 bits do not hold becomes null, which codes_of refuses by name.
+    return table.select("item", "modality", pl.col("codes").cast(pl.List(pl.Int64), strict=False))
 
 
 def codes_of(ids: pl.DataFrame, modality: str, *, keys: Sequence[str]) -> Integers:

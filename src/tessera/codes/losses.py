@@ -12,7 +12,8 @@ Conventions, since the paper's weights are relative to them: as the paper writes
 features, and levels, modalities and directions are summed too; items are averaged. (The released code averages over
 features, which makes lambda_con and lambda_align weigh D times as much: measured, the contrast then wins over the
 reconstruction and the codebooks collapse.) Vectors have unit mean square per feature (see `ModalityQuantizer`), so
-L_recon / D is the share of their variance that the codes do not explain.
+L_recon / D is the share of their variance that the codes do not explain. An item that lacks a modality counts in L_rq
+and L_recon with the mean of the vectors, which is soon met: where many do, both say so much less.
 """
 
 from collections.abc import Mapping

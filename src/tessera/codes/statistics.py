@@ -31,12 +31,14 @@ def collisions(codes: Integers) -> Collisions:
     return Collisions(100 * (len(codes) - len(counts)) / len(codes), int(counts.max()))
 
 
-def summary(first: Integers, codes: Integers) -> dict[str, Any]:
+def summary(first: Integers, codes: Integers, *, present: NDArray[np.bool_] | None = None) -> dict[str, Any]:
     """Return the metrics of one modality: of its codes (N, L), and of what they were before collisions were resolved.
 
-    An item is moved if it lost a code; a code that it got in addition moves nobody.
+    An item is moved if it lost a code; a code that it got in addition moves nobody. What was before is told of the
+    items that are present (N,): the others had the codes of one that is, which says nothing of the quantizer.
     """
-    before, after = collisions(first), collisions(codes)
+    quantised = first if present is None else first[present]
+    before, after = collisions(quantised), collisions(codes)
     return {
         "collision_rate_before": before.collision_rate,
         "collision_rate_after": after.collision_rate,
@@ -44,17 +46,19 @@ def summary(first: Integers, codes: Integers) -> dict[str, Any]:
         "largest_group_after": after.largest_group,
         "items_moved": int((codes[:, : first.shape[1]] != first).any(axis=1).sum()),
         "levels": {str(level): usage._asdict() for level, usage in enumerate(levels(codes))},
-        "levels_before": {str(level): usage._asdict() for level, usage in enumerate(levels(first))},
+        "levels_before": {str(level): usage._asdict() for level, usage in enumerate(levels(quantised))},
     }
 
 
-def usage(codes: Integers, *, modality: str, size: int) -> pl.DataFrame:
+def usage(codes: Integers, *, modality: str, size: int, quantised: int | None = None) -> pl.DataFrame:
     """Return how even each level of codes (N, L) of a modality is: the share of the items that each code has.
 
     A level's codes stand by their place, from 1, the most used first (MACRec, figure 4); unused ones of its codebook of
-    size end the row with 0. A level beyond a codebook, as one that separates collisions, has the codes that are used.
+    size end the row with 0. Only so many levels as are quantised, by default all, have a codebook: one beyond them,
+    which separates collisions, has the codes that are used.
     """
-    shares = [_shares(column, size=size) for column in codes.T]
+    with_codebook = codes.shape[1] if quantised is None else quantised
+    shares = [_shares(column, size=size if level < with_codebook else 0) for level, column in enumerate(codes.T)]
     return pl.concat(
         [pl.DataFrame(schema=USAGE)]
         + [
@@ -68,4 +72,5 @@ def usage(codes: Integers, *, modality: str, size: int) -> pl.DataFrame:
 
 def _shares(codes: Integers, *, size: int) -> NDArray[np.float64]:
     counts = np.bincount(codes, minlength=size)
+    counts = counts if size else counts[counts > 0]
     return np.sort(counts)[::-1] / max(1, len(codes))

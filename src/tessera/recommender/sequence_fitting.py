@@ -42,6 +42,7 @@ class Fitted(NamedTuple):
 
     encoder: SequenceEncoder
     history: pl.DataFrame
+    epoch: int  # the one after which the encoder had these weights
 
 
 class Questions(NamedTuple):
@@ -88,7 +89,7 @@ def fit(
             if epoch - best_epoch >= settings.patience:
                 break
     encoder.load_state_dict(best)
-    return Fitted(encoder.eval(), pl.DataFrame(history))
+    return Fitted(encoder.eval(), pl.DataFrame(history), best_epoch or len(history))
 
 
 def training_windows(interactions: pl.DataFrame, *, max_history: int) -> Rows:

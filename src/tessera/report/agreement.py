@@ -30,6 +30,7 @@ class Agreement(NamedTuple):
 
     rankings: tuple[str, str]
     common: float | None  # mean share of the first CUT items that both have; None where no user is in both
+    compared: int  # users whose items were compared
     cells: list[Cell]  # both, the first alone, the second alone, none
 
 
@@ -48,10 +49,12 @@ def agreements_of(
         .pivot("ranking", index=["user", "item"])
     )
     lists = rankings.filter(pl.col("rank") <= CUT, split="test")
+    of_member = {name: lists.filter(modality=name) for name in members}
     return [
         Agreement(
             rankings=(one, other),
-            common=common_share(lists.filter(modality=one), lists.filter(modality=other)),
+            common=common_share(of_member[one], of_member[other]),
+            compared=of_member[one].join(of_member[other], on="user", how="semi")["user"].n_unique(),
             cells=_cells(found.sort("user"), one, other, ensemble=ensemble, items=items),
         )
         for one, other in combinations(members, 2)

@@ -10,8 +10,10 @@ import polars as pl
 
 Integers = npt.NDArray[np.int64]
 
-#: A category that so large a share of the items have tells nothing of them.
+#: A category that so large a share of the items have tells nothing of them, and so do categories that fewer than this
+#: share have at all.
 COMMON: Final = 0.9
+COVERED: Final = 0.5
 
 
 class Labels(NamedTuple):
@@ -36,14 +38,16 @@ class LevelAgreement(NamedTuple):
 def labels_of(items: pl.DataFrame) -> Labels | None:
     """Return the categories of items (categories: paths, the widest first) at the first depth that tells them apart.
 
-    Paths of ["Home", "Mugs"] and ["Home", "Vases"] differ at depth 1. None where no depth does.
+    Paths of ["Home", "Mugs"] and ["Home", "Vases"] differ at depth 1. None where no depth that at least half of the
+    items reach does.
     """
     paths = items["categories"]
     deepest = int(paths.list.len().to_numpy().max(initial=0))
     for depth in range(deepest):
         at_depth = paths.list.get(depth, null_on_oob=True)
         counts = at_depth.drop_nulls().value_counts(sort=True)["count"]
-        if len(counts) > 1 and counts[0] < COMMON * len(at_depth.drop_nulls()):
+        labelled = int(counts.to_numpy().sum())
+        if len(counts) > 1 and counts[0] < COMMON * labelled and labelled >= COVERED * items.height:
             names = at_depth.drop_nulls().unique().sort().to_list()
             places = {name: place for place, name in enumerate(names)}
             return Labels(depth, names, np.array([places.get(name, -1) for name in at_depth], np.int64))

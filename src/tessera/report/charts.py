@@ -134,9 +134,10 @@ def curves(each: Curves) -> Chart:
     rows = [{"name": point.name, "epoch": point.epoch, "value": point.value} for point in each.points]
     names = list(dict.fromkeys(row["name"] for row in rows))
     hues = {str(name): f"hue-{place}" for place, name in enumerate(names)}
+    is_one_epoch = len({point.epoch for point in each.points}) == 1  # of which a line shows nothing
     chart = (
         alt.Chart(alt.InlineData(values=rows))
-        .mark_line()
+        .mark_line(point=is_one_epoch)
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(grid=False, tickMinStep=1)),
             y=alt.Y("value:Q", title=each.label, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),

@@ -11,6 +11,13 @@ from tessera.usage import level_of
 CURVE_POINTS: Final = 256
 
 
+class Use(NamedTuple):
+    """How the quantizer used the codes of a level."""
+
+    codes_used: int
+    perplexity: float
+
+
 class Level(NamedTuple):
     """How the codes of a level are used."""
 
@@ -18,6 +25,7 @@ class Level(NamedTuple):
     dead: int | None  # codes of the codebook that no item has; None where the level has no codebook
     perplexity: float
     sizes: list[int]  # items that have each code, the most used first, without the dead
+    before: Use | None  # how they were used before collisions were resolved; None where the level came with that
 
 
 class Codes(NamedTuple):
@@ -41,14 +49,19 @@ def codes_of(collisions: Document, ids: pl.DataFrame, *, codebook_size: int, lev
             before=promised(collisions, modality, "collision_rate_before", file="collisions"),
             after=promised(collisions, modality, "collision_rate_after", file="collisions"),
             moved=int(ids.filter(modality=modality)["moved"].sum()),
-            levels=_levels(ids.filter(modality=modality)["codes"], codebook_size=codebook_size, levels=levels),
+            levels=_levels(
+                ids.filter(modality=modality)["codes"],
+                collisions[modality].get("levels_before", {}),
+                codebook_size=codebook_size,
+                levels=levels,
+            ),
         )
         for modality in ids["modality"].unique(maintain_order=True)
     ]
 
 
-def _levels(codes: pl.Series, *, codebook_size: int, levels: int) -> list[Level]:
-    """Return how codes (N lists of up to L) are used at each level."""
+def _levels(codes: pl.Series, before: Document, *, codebook_size: int, levels: int) -> list[Level]:
+    """Return how codes (N lists of up to L) are used at each level, and were, by its number, before."""
     found = []
     for level in range(int(codes.list.len().to_numpy().max())):
         at_level = codes.list.get(level, null_on_oob=True).drop_nulls()
@@ -56,7 +69,9 @@ def _levels(codes: pl.Series, *, codebook_size: int, levels: int) -> list[Level]
         has_codebook = level < levels and int(at_level.to_numpy().max()) < codebook_size
         dead = codebook_size - use.codes_used if has_codebook else None
         sizes = at_level.value_counts(sort=True)["count"].to_list()
-        found.append(Level(use.codes_used, dead, use.perplexity, sizes))
+        was = before.get(str(level))
+        quantised = Use(was["codes_used"], was["perplexity"]) if was else None
+        found.append(Level(use.codes_used, dead, use.perplexity, sizes, quantised))
     return found
 
 

@@ -47,11 +47,16 @@ _DRAWN: Final = (
 )
 
 
+#: Losses between modalities: 0 in every epoch where they have no weight, since then they are not computed.
+_BETWEEN: Final = {"con", "align"}
+
+
 def curves_of(**histories: pl.DataFrame) -> list[Curves]:
     """Return the curves that histories hold: tables with `epoch`.
 
     Their names are distillation, quantizer, t5 and sequence. A column that is not there, or not in that epoch, is left
-    out, and so are curves without a point: not every system trains everything.
+    out, and so are losses between modalities that no epoch computed, and curves without a point: not every system
+    trains everything.
     """
     found = []
     for place, (history, title, label, columns) in enumerate(_DRAWN):
@@ -63,7 +68,7 @@ def curves_of(**histories: pl.DataFrame) -> list[Curves]:
 
 def points_of(history: pl.DataFrame, column: str, name: str) -> list[Point]:
     """Return the values of a column under another name; of a long history epochs at even distances and the last."""
-    if column not in history.columns:
+    if column not in history.columns or (column in _BETWEEN and not (history[column] != 0).any()):
         return []
     rows = history.select("epoch", column).drop_nulls().rows()
     step = -(-len(rows) // CURVE_POINTS) if rows else 1

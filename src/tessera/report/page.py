@@ -25,7 +25,7 @@ from tessera.report.semantic_ids import SemanticIds
 from tessera.report.tree import shown_of
 
 #: Colours of the modalities, in their order: custom properties of the page's style sheet.
-HUES: Final = 6
+HUES: Final = 9
 
 #: Bytes of a megabyte, and seconds of a minute.
 MEGABYTE, MINUTE = 2**20, 60

@@ -18,6 +18,7 @@ class SemanticIds(NamedTuple):
 
     codes: Sequence[Codes]
     category_depth: int | None  # in the items' paths, None where no depth tells them apart
+    categorised: int  # items that have a category of that depth
     categories: Mapping[str, Sequence[LevelAgreement]]  # by modality
     trees: Mapping[str, Node]  # by modality
     collided: Sequence[Collided]
@@ -27,6 +28,7 @@ def semantic_ids_of(
     ids: pl.DataFrame,
     items: pl.DataFrame,
     collisions: Document,
+    lent: pl.DataFrame,
     *,
     codebook_size: int,
     levels: int,
@@ -35,7 +37,7 @@ def semantic_ids_of(
     """Return what there is to say of ids: item, modality, codes, first_codes, moved.
 
     items has item, key, title and categories, in the order of item from 0; collisions are the metrics of
-    resolve_collisions.
+    resolve_collisions; lent has the items (item, modality) that were given the codes of another.
     """
     labels = labels_of(items)
     names = [labels.names[place] if place >= 0 else "" for place in labels.of_items] if labels else [""] * items.height
@@ -48,7 +50,8 @@ def semantic_ids_of(
     return SemanticIds(
         codes=codes_of(collisions, ids, codebook_size=codebook_size, levels=levels),
         category_depth=labels.depth if labels else None,
+        categorised=int((labels.of_items >= 0).sum()) if labels else 0,
         categories=categories,
         trees={name: tree_of(items_with_ids(own, items, names)) for name, own in by_modality.items()},
-        collided=collided_of(ids, items),
+        collided=collided_of(ids.join(lent, on=["item", "modality"], how="anti", maintain_order="left"), items),
     )
