@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -182,6 +183,47 @@ def test_show_with_intervals_of_another_run(run, tessera):
     assert not status
     rows = {words(line)[0]: words(line) for line in printed.splitlines() if line.split()}
     assert len(rows["image"]) == len(rows["text"]) - 1
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A repository in which evaluate has run, with one user more and less, and what dvc.lock says of it."""
+    measured = json.dumps({name: {"hr@10": 0.5} for name in ("text", "popularity", "final")})
+    drawn = {"confidence": 0.95, "users": {"test": 30}, "intervals": {"final": {"hr@10": [0.4, 0.6]}}}
+    files = {"metrics/evaluate.json": measured, "data/evaluate/intervals.json": json.dumps(drawn)}
+    outputs = ""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+        outputs += f"    - path: {name}\n      hash: md5\n      md5: {digest}\n"
+    stage = f"stages:\n  evaluate:\n    params:\n      params.yaml:\n        decode.fusion: mean\n    outs:\n{outputs}"
+    (tmp_path / "dvc.lock").write_text(stage)
+    (tmp_path / "params.yaml").write_text("decode: {fusion: mean}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_show_warns_of_measures_with_other_parameters(locked, tessera, caplog):
+    _, printed, _ = tessera("show")
+    assert "0.4000-0.6000" in printed
+    assert not caplog.records
+    (locked / "params.yaml").write_text("decode: {fusion: best}\n")
+    status, printed, _ = tessera("show")
+    assert not status
+    assert "0.5000" in printed
+    assert "these measures are of an earlier run: params.yaml: expected decode.fusion = 'mean'" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["metrics/evaluate.json", "data/evaluate/intervals.json"])
+def test_show_leaves_out_intervals_of_another_run(locked, tessera, other):
+    """As after `git checkout` of another run's measures: one of the two files is not what dvc.lock tells of."""
+    (locked / other).write_text((locked / other).read_text() + " ")
+    _, printed, _ = tessera("show")
+    assert "0.4000-0.6000" not in printed
+    for name in ("metrics/evaluate.json", "data/evaluate/intervals.json"):
+        (locked / name).write_text((locked / name).read_text().strip() + "  ")
+    assert "0.4000-0.6000" in tessera("show")[1], "both are of a run by hand"
 
 
 def test_show_with_a_confidence_near_1(run, tessera):

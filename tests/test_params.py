@@ -139,6 +139,18 @@ def test_what_nothing_reads_may_be_as_it_is(changes, params_file):
     assert {key: reduce(getattr, key.split("."), found) for key in changes} == changes
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", ""])
+def test_a_device_is_spelt_as_the_stages_know_it(params_file, device):
+    with pytest.raises(ParamsError, match=r"device: .*found "):
+        load_params(params_file({"device": device}))
+    assert load_params(params_file({"device": "cuda:1"})).device == "cuda:1"
+
+
+def test_what_no_item_can_be_seen_to_have_is_not_required(params_file):
+    with pytest.raises(ParamsError, match=r"filter\.required: expected modalities of .*, found 'collaborative'"):
+        load_params(params_file({"filter.required": ["collaborative"]}))
+
+
 @pytest.mark.parametrize("written", ["1e-05", "1e-5", "1.0e-5", "0.00001"])
 def test_every_way_to_write_a_float_is_one(params_file, written):
     file = params_file({"quant.lr": 123.5})

@@ -21,20 +21,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from tessera.artifacts import read_json, read_table
-from tessera.errors import DataError, TableError
+from tessera.errors import CheckpointError, DataError, TableError
 from tessera.experiments.commands import experiments
 from tessera.measures import FINAL, rankings_in
-from tessera.runtime import Verbose, run, tell_more
+from tessera.runtime import Verbose, log, run, tell_more
 from tessera.schemas import IDS, ITEMS
 from tessera.using.commands import Added, Model, register
 from tessera.using.keys import printable, unknown_key
-from tessera.using.parts import find_parts, require_added
+from tessera.using.parts import RUN, are_of_one_run, find_parts, require_added, require_measured
 
 #: A message names so many of the codes that there are.
 LISTED: Final = 12
 
 #: The measure whose interval is shown.
 HEADLINE: Final = "hr@10"
+
+#: Where a run has its measures.
+MEASURED: Final = Path(RUN["metrics"])
 
 _PREFIX: Final = re.compile(r"([a-z][a-z0-9_]*):(\d+(?:-\d+)*)-?")
 
@@ -78,12 +81,13 @@ def show_ids(
     if added is None:
         parts = find_parts(model)
         catalogue, semantic_ids = read_table(parts["items"], ITEMS), read_table(parts["ids"], IDS)
+        trained = parts.trained or catalogue.height
     else:
         from tessera.using.shop import load_shop
 
         require_added(added)
         shop = load_shop(model, added=added)
-        catalogue, semantic_ids = shop.items, shop.ids
+        catalogue, semantic_ids, trained = shop.items, shop.ids, shop.trained
     item = catalogue.filter(pl.col("key") == wanted)
     prefix = parsed_prefix(wanted)
     if item.height:
@@ -91,12 +95,13 @@ def show_ids(
     elif prefix:
         _print_items(wanted, items_under(prefix, semantic_ids, catalogue), limit=limit)
     else:
-        raise unknown_key(wanted, catalogue, expected="the key of an item, or an ID prefix as in text:12-7")
+        expected = "the key of an item, or an ID prefix as in text:12-7"
+        raise unknown_key(wanted, catalogue, trained=trained, expected=expected)
 
 
 @commands.command("show")
 def show_metrics(
-    evaluate: Annotated[Path, typer.Option(help="The measures.")] = Path("metrics/evaluate.json"),
+    evaluate: Annotated[Path, typer.Option(help="The measures.")] = MEASURED,
     intervals: Annotated[Path, typer.Option(help="Their intervals.")] = Path("data/evaluate/intervals.json"),
     report: Annotated[Path, typer.Option(help="The report.")] = Path("report/index.html"),
     ensemble: Annotated[Path, typer.Option(help="What is recommended.")] = Path("data/evaluate/ensemble.parquet"),
@@ -104,13 +109,20 @@ def show_metrics(
 ) -> None:
     """Print how good each ranking is on the test split, and where the outputs lie.
 
-    The interval is left out where it is not known, as in a fresh clone, and so is an output that is not there or, like
-    the IDs of a system that has none, empty.
+    The interval is left out where it is not known, as in a fresh clone, or is of another run than the measures, and so
+    is an output that is not there or, like the IDs of a system that has none, empty. Measures that are not of the
+    parameters and outputs as they are now are warned of.
     """
     rankings = rankings_in(read_json(evaluate))
     if not rankings:
         raise TableError(f"{evaluate}: expected measures of at least one ranking, found none")
-    out.print(_metrics_table(rankings, read_json(intervals) if intervals.is_file() else None))
+    is_known = intervals.is_file() and are_of_one_run(Path(), str(evaluate), str(intervals))
+    out.print(_metrics_table(rankings, read_json(intervals) if is_known else None))
+    if evaluate == MEASURED:
+        try:
+            require_measured(Path())
+        except CheckpointError as error:
+            log.warning("these measures are of an earlier run: %s", error)
     out.print()
     outputs = {"report": report, "recommendations": ensemble, "semantic IDs": ids}
     for name, path in outputs.items():

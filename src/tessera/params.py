@@ -6,7 +6,7 @@ that is missing, unknown or of the wrong type is an error that names it.
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -112,6 +112,10 @@ class Images(Section):
     min_side: PositiveInt
     longest_side: Annotated[int, Field(ge=1, le=2000)]  # the report shows them as they are
     quality: Annotated[int, Field(ge=1, le=95)]
+
+
+#: The modalities that an item can be seen to have before anything is embedded.
+PRESENT: Final = {"image", "text"}
 
 
 class Filter(Section):
@@ -371,7 +375,7 @@ class Params(Section):
     encoder: str
     scale: str
     seed: Seed
-    device: str
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     launcher: str
     modalities: list[Modality]
     dataset: Dataset
@@ -400,6 +404,8 @@ class Params(Section):
         for key, names in (("modalities", self.modalities), ("collaborative.members", self.collaborative.members)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{key}: expected distinct names, found {names}")
+        if unseen := [name for name in self.filter.required if name not in PRESENT]:
+            raise ParamsError(f"filter.required: expected modalities of {sorted(PRESENT)}, found {unseen[0]!r}")
         if JOINT in self.modalities:
             raise ValueError(f"modalities: expected other names than {JOINT!r}, which stands for all of them together")
         if bool(self.modalities) != bool(self.corpus.tasks):

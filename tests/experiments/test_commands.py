@@ -150,6 +150,8 @@ def test_what_is_not_there_is_run_once_and_compared(repository, tessera):
 
     code, told = tessera("show", "mine", "--flips", "2000")
     assert code == 0
+    assert "nothing: no run has evaluate.final.nothing" in told
+    assert "HR@10: no run" not in told
     rows = shown(repository, "mine")
     assert float(rows["good"]["mean"]) == pytest.approx(11.5 / 12)
     assert float(rows["good"]["deviation"]) == pytest.approx(0.5**0.5 / 12)
@@ -165,6 +167,20 @@ def test_what_is_not_there_is_run_once_and_compared(repository, tessera):
     assert "<html" in (repository / "report/experiments/mine.html").read_text()
 
 
+@pytest.mark.parametrize("command", ["run", "show"])
+def test_a_setting_that_no_row_can_have_is_an_error_and_the_last_table_stays(repository, tessera, command):
+    tessera("show", "mine")
+    before = (repository / "report/experiments/mine.csv").read_bytes()
+    with pytest.raises(ParamsError, match=r"mine: expected a row that can be composed, found none in \d+: .*nope"):
+        tessera(command, "mine", "-S", "t5.nope=1")
+    assert (repository / "report/experiments/mine.csv").read_bytes() == before
+
+
+def test_a_table_of_some_rows_says_so(repository, tessera):
+    tessera("show", "mine", "--rows", "good")
+    assert "Two systems; of 5 rows good" in (repository / "report/experiments/mine.md").read_text()
+
+
 def test_a_setting_that_a_row_hides_is_told_of(tessera):
     _, told = tessera("show", "mine", "-S", "system=sasrec", "--rows", "good")
     assert "-S system=sasrec: without effect on what sets it by itself: good" in told
@@ -173,8 +189,11 @@ def test_a_setting_that_a_row_hides_is_told_of(tessera):
 
 
 def test_runs_on_data_that_has_changed_since_are_told_of(repository, tessera, monkeypatch):
-    assert tessera("run", "mine", "--seeds", "1")[0] == 0
+    code, told = tessera("run", "mine", "--seeds", "1")
+    assert code == 0
+    assert "on other data" not in told
     monkeypatch.setattr("tessera.experiments.results.on_the_latest_data", lambda runs: list(runs)[1:])
+    assert "good, demo, seed 0: on other data than the latest run" in tessera("run", "mine", "--seeds", "1")[1]
     tessera("show", "mine", "--seeds", "1")
     assert "on other data than the latest run" in shown(repository, "mine")["good"]["status"]
     assert shown(repository, "mine")["good"]["mean"] == ""

@@ -92,6 +92,40 @@ def test_runs_on_other_data_than_the_latest_are_not_compared_with_it(monkeypatch
     assert on_the_latest_data({}) == []
 
 
+READ = """
+stages:
+  download_reviews:
+    deps:
+    - path: reviews.csv
+      md5: 1
+    outs:
+    - path: data/reviews.parquet
+      md5: {commit}
+  embed_text:
+    deps:
+    - path: {file}
+      md5: {version}
+    - path: data/reviews.parquet
+      md5: {commit}
+    - path: stages/embed_text.py
+      md5: {commit}
+    params:
+      params.yaml: {{}}
+"""
+
+
+def test_runs_that_read_another_version_of_a_file_of_vectors_are_not_compared(monkeypatch):
+    """Another file may be another row's; what another stage wrote follows from what that read."""
+    files = {"old": ("vectors", 1), "other": ("more", 7), "same": ("vectors", 2), "latest": ("vectors", 2)}
+    locks = {commit: READ.format(commit=commit, file=file, version=n) for commit, (file, n) in files.items()}
+    monkeypatch.setattr("tessera.experiments.results._file_of", lambda experiment, _: locks[experiment.commit])
+    runs = {
+        Plan(commit, "films", 0, (), commit): Experiment(commit, "base", ended, None)
+        for ended, commit in enumerate(files)
+    }
+    assert [plan.row for plan in on_the_latest_data(runs)] == ["other", "same", "latest"]
+
+
 def test_a_difference_is_relative_to_what_was_published():
     assert Cell(0.11, 0.01, 0.1).difference == pytest.approx(0.1)
     assert Cell(None, None, 0.1).difference is None

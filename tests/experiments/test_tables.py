@@ -88,6 +88,7 @@ def test_a_table_can_be_narrowed(table_of):
     table = table_of({})
     kept = narrowed(table, rows=["three", "one"], datasets=["arts"], seeds=5)
     assert (list(kept.rows), kept.datasets, kept.seeds) == (["one", "three"], ["arts"], 5)
+    assert kept.title == "Two systems; of 3 rows one, three"
     assert narrowed(table, rows=[], datasets=[], seeds=None) == table
     with pytest.raises(ParamsError, match=r"four: expected a row of the table, one of \['one', 'two', 'three'\]"):
         narrowed(table, rows=["four"], datasets=[], seeds=None)

@@ -274,6 +274,20 @@ def test_added_items_are_shown_and_found(tessera, new_items, tmp_path, caplog):
     assert "NEW2" in set(Recommender.load(tmp_path / "shop").places)
 
 
+def test_rows_of_new_items_that_are_lost_are_told_of(tessera, recommender, tmp_path, caplog):
+    file, title = tmp_path / "items.jsonl", recommender.shop.items["title"][0]
+    rows = [{"item": key, "title": title} for key in ("N7", "", *["N8"] * 148)] + [{"item": "N7", "title": "another"}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    status, printed, _ = tessera("add-items", file, "--added", tmp_path / "added")
+    assert not status
+    assert "2 new items; " in printed
+    assert "1 of 151 rows are no items: missing_item 1" in caplog.text
+    assert "148 items told of again: the first row of a key counts" in caplog.text
+    assert title in tessera("ids", "N7", "--added", tmp_path / "added")[1]
+    _, _, complaint = tessera("ids", "N7_", "--added", tmp_path / "added")
+    assert "items, 2 were added, and others have no ID" in complaint
+
+
 def test_a_hostile_title_is_printed_as_text(tessera, new_items, tmp_path):
     _, printed, _ = tessera("add-items", new_items, "--added", tmp_path / "added")
     assert "\x1b" not in printed

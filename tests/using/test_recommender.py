@@ -320,6 +320,16 @@ def test_parameters_that_the_stages_did_not_have_are_not_mixed_with_what_they_wr
             find_parts(copied)
 
 
+def test_a_model_that_was_not_measured_as_it_is_now_is_not_exported(copied, tmp_path):
+    """It can be used all the same, since nothing that it is made of has changed."""
+    stages = LOCK.replace("NEW", "old").replace("resolve_collisions:", "evaluate:")
+    (copied / "dvc.lock").write_text(f"{stages}    params: {{params.yaml: {{decode.fusion: best}}}}\n")
+    known = Recommender.load(copied)
+    with pytest.raises(CheckpointError, match=r"expected decode.fusion = 'best', with which the stage evaluate"):
+        write_export(known, tmp_path / "shop")
+    assert not (tmp_path / "shop").exists()
+
+
 @pytest.mark.parametrize("text", ["", "schema: '2.0'\n"])
 def test_a_lock_that_tells_of_no_stage(copied, text):
     (copied / "dvc.lock").write_text(text)

@@ -49,17 +49,18 @@ def run_table(
     """Run what is not there yet of a table: each row on each data set with each seed.
 
     A run is there if DVC has an experiment of this command with the same parameters, whatever the commit.
-    The working tree stays as it is; each run starts from it as it then is, changes of files that git knows included.
+    Each run starts from the working tree as it then is, changes of files that git knows included, and leaves it so. For
+    a moment at its start DVC sets these changes aside: neither edit nor use git just then.
     A run that fails is named with its log and stops no other.
     """
+    from tessera.experiments.results import OTHER_DATA, on_the_latest_data
     from tessera.experiments.runs import find_experiments, run_plans
 
     table = _asked(tables, name, rows=rows, datasets=dataset, seeds=seeds)
     plans, refusals = _planned(table, conf, set_param)
     for refusal in refusals:
         log.warning("%s, %s: cannot be composed: %s", refusal.row, refusal.dataset, refusal.reason)
-    if refusals and not plans:
-        raise ParamsError(f"{name}: expected a row that can be composed, found none in {len(refusals)}")
+    _require_some(name, plans, refusals)
     wanted = {plan.fingerprint: plan for plan in plans}
     there = find_experiments(conf)
     missing = [plan for mark, plan in wanted.items() if mark not in there]
@@ -70,6 +71,11 @@ def run_table(
         failed += not outcome.succeeded
         left = (time.monotonic() - begun) / done * (len(missing) - done)
         log.info("%d of %d: %s; about %.0f s left", done, len(missing), _told(outcome), left)
+    there = find_experiments(conf)
+    for each in table.datasets:
+        known = {plan: there[plan.fingerprint] for plan in plans if plan.dataset == each and plan.fingerprint in there}
+        for plan in sorted(known.keys() - set(on_the_latest_data(known))):
+            log.warning("%s, %s, seed %d: %s", plan.row, plan.dataset, plan.seed, OTHER_DATA)
     if failed:
         log.error("%d of %d runs failed", failed, len(missing))
         raise typer.Exit(1)
@@ -102,15 +108,20 @@ def show_table(
     from tessera.recommender.metrics import MEASURES
 
     table = _asked(tables, name, rows=rows, datasets=dataset, seeds=seeds)
+    plans, refusals = _planned(table, conf, set_param)
+    _require_some(name, plans, refusals)
     results = collect(
         table,
-        *_planned(table, conf, set_param),
+        plans,
+        refusals,
         experiments=find_experiments(conf),
         cache=cache_folder(),
         gains=MEASURES,
         flips=flips,
         generator=np.random.default_rng(draw),
     )
+    for measure in results.measures_without_a_value:
+        log.warning("%s: no run has %s", measure, table.measures[measure])
     out = Console(highlight=False, emoji=False)
     for part in results.parts:
         out.print(terminal_table(part, results))
@@ -140,6 +151,14 @@ def _planned(table: "Table", conf: Path, settings: Sequence[str] | None) -> "tup
         if rows := rows_without(setting, table):
             log.warning("-S %s: without effect on what sets it by itself: %s", setting, ", ".join(rows))
     return plan_runs(table, conf=conf, settings=settings or [])
+
+
+def _require_some(name: str, plans: "Sequence[Plan]", refusals: "Sequence[Refusal]") -> None:
+    """Raise ParamsError where a table has rows to run and conf/ can carry none of them."""
+    if refusals and not plans:
+        raise ParamsError(
+            f"{name}: expected a row that can be composed, found none in {len(refusals)}: {refusals[0].reason}"
+        )
 
 
 def _told(outcome: "Outcome") -> str:

@@ -31,10 +31,14 @@ PUBLISHED_ONLY: Final = "published figures only"
 OTHER_DATA: Final = "on other data than the latest run: `dvc exp remove` it, and run it again"
 
 PER_USER_FILE: Final = "data/evaluate/per_user.parquet"
-#: The inputs of the stage that reads the reviews, as dvc.lock tells of them; and which of these are code.
-_FIRST_STAGE: Final = re.compile(r"^  download_reviews:\n.*?^    (?:params|outs):", re.DOTALL | re.MULTILINE)
-_DEPENDENCY: Final = re.compile(r"    - path: .*\n(?:      .*\n)*")
-_IS_CODE: Final = re.compile(r"path: (?:src|stages)/")
+#: The stage that reads the reviews, and those that read files or folders which parameters name. How dvc.lock tells of
+#: a stage's inputs, of outputs, and of one of either; and which inputs are code.
+_FIRST_STAGE: Final = "download_reviews"
+_READERS: Final = ("embed_text", "distill_images", "embed_images", "resolve_collisions")
+_INPUTS: Final = r"^  {}:\n.*?^    (?:params|outs):"
+_OUTPUTS: Final = re.compile(r"^    outs:\n((?:    - path: .*\n(?:      .*\n)*)+)", re.MULTILINE)
+_FILE: Final = re.compile(r"    - path: (.*)\n((?:      .*\n)*)")
+_IS_CODE: Final = re.compile(r"(?:src|stages)/")
 _LOCKED: Final = re.compile(rf"path: {re.escape(PER_USER_FILE)}\n +hash: md5\n +md5: '?([0-9a-f]{{32}})")
 
 
@@ -91,6 +95,12 @@ class Results(NamedTuple):
     parts: list[Part]
     baselines: list[str]  # commits
 
+    @property
+    def measures_without_a_value(self) -> list[str]:
+        """The measures that no run has, where there are runs: most likely they are misspelt."""
+        lines = [line for part in self.parts for line in part.lines if line.seeds]
+        return [name for name in self.measures if lines and all(line.cells[name].mean is None for line in lines)]
+
 
 class _Measured(NamedTuple):
     """What one run measured."""
@@ -143,21 +153,30 @@ def collect(
 
 
 def on_the_latest_data(runs: Mapping[Plan, Experiment]) -> list[Plan]:
-    """Return the runs, of one data set, that read the same reviews as the latest of them.
+    """Return the runs, of one data set, that read what the latest of them read.
 
-    Parameters name a file or folder, and tell nothing of what is in it; dvc.lock does.
+    They read the same reviews; of vectors, IDs and weights from files, each may read its own, and of a file that
+    several read, the version that the latest of these did. Parameters name a file or folder, and tell nothing of what
+    is in it; dvc.lock does.
     """
     if not runs:
         return []
-    read = {plan: _data_of(experiment) for plan, experiment in runs.items()}
-    latest = read[max(runs, key=lambda plan: runs[plan].ended)]
-    return [plan for plan in runs if read[plan] == latest]
+    latest_first = sorted(runs, key=lambda plan: -runs[plan].ended)
+    locks = {plan: _file_of(runs[plan], "dvc.lock") or "" for plan in runs}
+    reviews = {plan: _inputs_of(_FIRST_STAGE, lock) for plan, lock in locks.items()}
+    files = {plan: dict(pair for stage in _READERS for pair in _inputs_of(stage, locks[plan]).items()) for plan in runs}
+    newest = dict(pair for plan in reversed(latest_first) for pair in files[plan].items())
+    return [
+        plan for plan in runs if reviews[plan] == reviews[latest_first[0]] and files[plan].items() <= newest.items()
+    ]
 
 
-def _data_of(experiment: Experiment) -> str:
-    """Return the lines of dvc.lock that tell what the first stage read, but for its code."""
-    stage = _FIRST_STAGE.search(_file_of(experiment, "dvc.lock") or "")
-    return "".join(each for each in _DEPENDENCY.findall(stage[0] if stage else "") if not _IS_CODE.search(each))
+def _inputs_of(stage: str, lock: str) -> dict[str, str]:
+    """Return the paths from outside the pipeline that a stage read, each with the lines of dvc.lock that tell of it."""
+    found = re.search(_INPUTS.format(stage), lock, re.DOTALL | re.MULTILINE)
+    read = dict(_FILE.findall(found[0] if found else ""))
+    written = {path for outputs in _OUTPUTS.findall(lock) for path, _ in _FILE.findall(outputs)}
+    return {path: told for path, told in read.items() if path not in written and not _IS_CODE.match(path)}
 
 
 def find_rivals(

@@ -5,8 +5,8 @@ and after any commit. The code is no part of the fingerprint, so that a new line
 what code a run had is its baseline, the commit that DVC keeps it under. A parameter that a run did not know yet counts
 as having the value of conf/, which for a new one is the value that changes nothing.
 
-A run is made in DVC's copy of the repository (`dvc exp run --temp`): the working tree stays as it is, and stages whose
-inputs are known come from DVC's cache.
+A run is made in DVC's copy of the repository (`dvc exp run --temp`), and stages whose inputs are known come from DVC's
+cache. To make the copy DVC sets aside what is not committed for a moment, and puts it back.
 """
 
 import hashlib

@@ -77,7 +77,7 @@ def load_table(folder: Path, name: str) -> Table:
 
 
 def narrowed(table: Table, *, rows: Sequence[str], datasets: Sequence[str], seeds: int | None) -> Table:
-    """Return table with these rows alone, in its own order, and other data sets and seeds; what is empty stays.
+    """Return table with these rows alone, as its title then says, and other data sets and seeds; what is empty stays.
 
     Raises ParamsError for a row that the table has not.
     """
@@ -85,7 +85,15 @@ def narrowed(table: Table, *, rows: Sequence[str], datasets: Sequence[str], seed
         if name not in table.rows:
             raise ParamsError(f"{name}: expected a row of the table, one of {list(table.rows)}, found none such")
     kept = {name: row for name, row in table.rows.items() if name in rows or not rows}
-    changes = {"rows": kept, "datasets": list(datasets) or table.datasets, "seeds": seeds or table.seeds}
+    title = (
+        f"{table.title}; of {len(table.rows)} rows {', '.join(kept)}" if len(kept) < len(table.rows) else table.title
+    )
+    changes = {
+        "title": title,
+        "rows": kept,
+        "datasets": list(datasets) or table.datasets,
+        "seeds": seeds or table.seeds,
+    }
     return table.model_copy(update=changes)
 
 

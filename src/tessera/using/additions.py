@@ -48,6 +48,9 @@ class Additions(NamedTuple):
     vectors: dict[str, pl.DataFrame]  # modality -> VECTORS
     known: list[str]  # keys that the shop has already; their items stay as they are
     without_picture: dict[str, list[str]]  # by what became of a picture that was named, the keys of its items
+    rows: int  # of the file
+    malformed: dict[str, int]  # by what was wrong with it, the rows that are no items
+    repeated: int  # rows of an item that an earlier row tells of
 
 
 class NewItems(NamedTuple):
@@ -72,7 +75,7 @@ def add_items(shop: Shop, file: Path, *, precomputed: Mapping[str, Path]) -> Add
     for modality in precomputed:
         if (encoder := getattr(shop.params, modality).encoder) != "precomputed":
             raise ParamsError(f"--vectors: expected none for {modality}, whose encoder is {encoder}, found some")
-    raw = read_item_file(file, reviewed=None, max_malformed=shop.params.dataset.max_malformed).table
+    raw, counts = read_item_file(file, reviewed=None, max_malformed=shop.params.dataset.max_malformed)
     known = raw.join(shop.items, on="key", how="semi")["key"].to_list()
     new = raw.join(shop.items, on="key", how="anti", maintain_order="left")
     if new.is_empty():
@@ -82,7 +85,16 @@ def add_items(shop: Shop, file: Path, *, precomputed: Mapping[str, Path]) -> Add
         found = {name: _embedded(name, told, shop, precomputed=precomputed) for name in shop.params.modalities}
     _require_something(told.items, found)
     vectors = {name: _table(told.items["item"], each, shop, modality=name) for name, each in found.items()}
-    return Additions(told.items, _ids(shop, told.items, vectors), vectors, known, told.without_picture)
+    return Additions(
+        items=told.items,
+        ids=_ids(shop, told.items, vectors),
+        vectors=vectors,
+        known=known,
+        without_picture=told.without_picture,
+        rows=counts["lines"],
+        malformed=counts["malformed"],
+        repeated=counts["repeated"],
+    )
 
 
 def _require_quantizer(params: Params) -> None:

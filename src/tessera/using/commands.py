@@ -84,7 +84,7 @@ def similar(
     shop = load_shop(model, added=added)
     found = shop.items.filter(key=key)
     if found.is_empty():
-        raise unknown_key(key, shop.items)
+        raise unknown_key(key, shop.items, trained=shop.trained)
     _print_head(found.row(0, named=True))
     measures = neighbours_of(shop, found["item"][0], count=count)
     if not measures:
@@ -122,6 +122,11 @@ def add_items(
         raise CheckpointError(f"{added}: expected a new folder or one of added items, found another")
     shop = load_shop(model, added=added if added.exists() else None)
     found = additions.add_items(shop, file, precomputed=named_paths(vectors or []))
+    if sum(found.malformed.values()):
+        reasons = ", ".join(f"{problem} {count}" for problem, count in sorted(found.malformed.items()) if count)
+        log.warning("%s: %d of %d rows are no items: %s", file, sum(found.malformed.values()), found.rows, reasons)
+    if found.repeated:
+        log.warning("%s: %s told of again: the first row of a key counts", file, counted(found.repeated, "item"))
     if found.known:
         number = counted(len(found.known), "item")
         log.warning("%s there already, left as before, such as %s", number, found.known[0])

@@ -17,7 +17,7 @@ from tessera.measures import FINAL, rankings_in
 from tessera.params import Params
 from tessera.recommender.strengths import strengths_table
 from tessera.schemas import IDS, ITEMS, STRENGTHS, VECTORS
-from tessera.using.parts import EXPORT, FORMAT, MANIFEST, sizes_of, strangers_in
+from tessera.using.parts import EXPORT, FORMAT, MANIFEST, require_measured, sizes_of, strangers_in
 from tessera.using.recommender import SALES, Recommender, transitions_of
 from tessera.using.shop import Shop
 
@@ -40,8 +40,8 @@ COPIED = (
 def write_export(recommender: Recommender, folder: Path) -> None:
     """Write the model of recommender, with the items that were added to it, into folder: as a whole or not at all.
 
-    Raises CheckpointError where folder is there and no export, or holds what is no part of it, and TableError where a
-    stage has not run.
+    Raises CheckpointError where folder is there and no export, or holds what is no part of it, or where the model was
+    not measured as it is now, and TableError where a stage has not run.
     """
     if folder.exists() and not (folder / MANIFEST).is_file():
         what = "a file" if folder.is_file() else "a folder that is none"
@@ -51,6 +51,8 @@ def write_export(recommender: Recommender, folder: Path) -> None:
             f"{folder}: expected an earlier export with nothing else in it, which it would replace, found {others[0]}"
         )
     shop = recommender.shop
+    if not shop.parts.is_export:
+        require_measured(shop.parts.folder)
     metrics = read_json(shop.parts["metrics"])
     with whole_folder(folder) as partial:
         for name in COPIED:

@@ -26,14 +26,17 @@ def near_items(key: str, items: pl.DataFrame) -> list[tuple[str, str]]:
     return [near[match] for match in difflib.get_close_matches(key.lower(), near, SUGGESTIONS, LIKENESS)]
 
 
-def unknown_key(key: str, items: pl.DataFrame, *, expected: str = "the key of an item") -> DataError:
+def unknown_key(key: str, items: pl.DataFrame, *, trained: int, expected: str = "the key of an item") -> DataError:
     """Return the error of a key that none of items (key, title) has: it names the keys that are near.
+
+    trained is how many of items the run had; the others were added.
 
     It may well be the key of an item, one that had too few interactions and was left out.
     """
     near = [f"\n  {known}  {printable(title)}" for known, title in near_items(key, items)]
     found = f"found none; near it are{''.join(near)}" if near else "found none like it"
-    kept = f"filter_reviews kept {items.height:,} items, and others have no ID"
+    added = f", {items.height - trained:,} were added" if items.height > trained else ""
+    kept = f"filter_reviews kept {trained:,} items{added}, and others have no ID"
     return DataError(f"{printable(key)}: expected {expected}, {found}\n  {kept}")
 
 

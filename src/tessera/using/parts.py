@@ -4,8 +4,9 @@ Both hold the same files under other names, but for one thing: who took what sta
 from it, how often each item sold and what follows it, is exported in its place.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,9 @@ RUN: Final = {
 
 #: The stages that make these parts; evaluate learns weights, but of what it reads nothing else is part of a model.
 MAKERS: Final = {path.split("/")[1] for path in RUN.values() if path.startswith("data/")} - {"evaluate"}
+
+#: The stages by whose parameters a model is measured.
+MEASURERS: Final = MAKERS | {"rank_items", "evaluate"}
 
 #: Where an exported folder has each part.
 EXPORT: Final = {
@@ -119,16 +123,12 @@ def find_parts(folder: Path) -> Parts:
 def _require_one_run(folder: Path) -> None:
     """Raise CheckpointError where the parts in a repository are of two runs: one has begun since, and not ended.
 
-    DVC's lock file tells what each stage read and wrote last, and its parameters. Where there is none, the stages were
-    run by hand; where it has no checksum of a file, as of one that a remote keeps the versions of, nothing is known of
-    that one.
+    DVC's lock file tells what each stage read and wrote last, and its parameters. Where it has no checksum of a file,
+    as of one that a remote keeps the versions of, nothing is known of that one.
     """
-    lock = folder / "dvc.lock"
-    if not lock.is_file():
-        return
-    stages = (_yaml(lock) or {}).get("stages", {})
-    _require_same_parameters(folder / RUN["params"], stages)
-    written = {each["path"]: each.get("md5") for stage in stages.values() for each in stage.get("outs", ())}
+    stages = _locked(folder)
+    _require_same_parameters(folder / RUN["params"], stages, of=MAKERS)
+    written = _written(stages)
     for name, stage in stages.items():
         for read in stage.get("deps", ()):
             found = read.get("md5")
@@ -139,13 +139,43 @@ def _require_one_run(folder: Path) -> None:
                 )
 
 
-def _require_same_parameters(path: Path, stages: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where the file of parameters at path has others than a part of a model was made with.
+def require_measured(folder: Path) -> None:
+    """Raise CheckpointError where a repository's measures are not those of its parts and parameters as they are now."""
+    _require_one_run(folder)
+    _require_same_parameters(folder / RUN["params"], _locked(folder), of=MEASURERS)
 
-    How lists are ranked, fused and measured may be another by now: what reads them says what it needs.
+
+def are_of_one_run(folder: Path, *files: str) -> bool:
+    """Whether the files of a repository were written together: all are those that DVC's lock file tells of, or none is.
+
+    Where it tells nothing of one, nothing is known.
     """
+    written = _written(_locked(folder))
+    told = [name for name in files if written.get(name) and (folder / name).is_file()]
+    found = {name: hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() for name in told}
+    return len({found[name] == written[name] for name in told}) <= 1
+
+
+def _locked(folder: Path) -> dict[str, Any]:
+    """Return what DVC's lock file tells of each stage; nothing where there is none: stages were run by hand."""
+    lock = folder / "dvc.lock"
+    return dict((_yaml(lock) or {}).get("stages", {})) if lock.is_file() else {}
+
+
+def _written(stages: Mapping[str, Any]) -> dict[str, str | None]:
+    return {each["path"]: each.get("md5") for stage in stages.values() for each in stage.get("outs", ())}
+
+
+def _require_same_parameters(path: Path, stages: Mapping[str, Any], *, of: Set[str]) -> None:
+    """Raise CheckpointError where the file of parameters at path has others than one of these stages was run with.
+
+    For a model that is used it does not matter how lists were ranked, fused and measured: what reads them says what it
+    needs.
+    """
+    if not stages:
+        return
     known = dict(_leaves(_yaml(path)))
-    for name in sorted(MAKERS & stages.keys()):
+    for name in sorted(of & stages.keys()):
         for key, value in _leaves(stages[name].get("params", {}).get(path.name, {})):
             if known.get(key, value) != value:
                 raise CheckpointError(

@@ -258,7 +258,7 @@ class Recommender:
             raise DataError(f"history: expected a list of keys, each of them a text, found {history!r}")
         unknown = [key for key in history if key not in self.places]
         if unknown and not skip_unknown:
-            raise unknown_key(unknown[0], self.shop.items)
+            raise unknown_key(unknown[0], self.shop.items, trained=self.shop.trained)
         return [self.places[key] for key in dict.fromkeys(history) if key in self.places]
 
     def _single(self, items: Sequence[Sequence[int]], *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
