@@ -104,7 +104,7 @@ def main(
             semantic_ids,
             catalogue,
             resolved,
-            _lent(files, resolved),
+            _lent({name: path for name, path in files.items() if name in params.modalities}, resolved),
             codebook_size=params.quant.codebook_size,
             levels=params.quant.levels,
             generator=generator,
@@ -149,9 +149,12 @@ def _with_pictures(content: Content, catalogue: pl.DataFrame, images: Path) -> C
 def _lent(vectors: Mapping[str, Path], collisions: Mapping[str, Any]) -> pl.DataFrame:
     """Return the items (item, modality) that were given the codes of another, since they have no vector."""
     found = [pl.DataFrame(schema={"item": VECTORS["item"], "modality": pl.String})]
-    for name, path in vectors.items():
-        if collisions.get(name, {}).get("items_lent_a_path"):
-            absent = read_table(path, VECTORS, columns=["item", "present"]).filter(~pl.col("present"))
+    for name, measured in collisions.items():
+        if measured.get("items_lent_a_path"):
+            paths = [vectors[name]] if name in vectors else list(vectors.values())  # a joint ID is of all vectors
+            tables = [read_table(path, VECTORS, columns=["item", "present"]) for path in paths]
+            there = pl.concat(tables).filter("present")["item"].unique()
+            absent = tables[0].filter(~pl.col("item").is_in(there.implode()))
             found.append(absent.select("item", modality=pl.lit(name)))
     return pl.concat(found)
 

@@ -187,7 +187,7 @@ def test_show_with_intervals_of_another_run(run, tessera):
 
 @pytest.fixture
 def locked(tmp_path, monkeypatch):
-    """A repository in which evaluate has run, with one user more and less, and what dvc.lock says of it."""
+    """A repository in which evaluate has run, and what dvc.lock says of it."""
     measured = json.dumps({name: {"hr@10": 0.5} for name in ("text", "popularity", "final")})
     drawn = {"confidence": 0.95, "users": {"test": 30}, "intervals": {"final": {"hr@10": [0.4, 0.6]}}}
     files = {"metrics/evaluate.json": measured, "data/evaluate/intervals.json": json.dumps(drawn)}
@@ -212,7 +212,26 @@ def test_show_warns_of_measures_with_other_parameters(locked, tessera, caplog):
     status, printed, _ = tessera("show")
     assert not status
     assert "0.5000" in printed
-    assert "these measures are of an earlier run: params.yaml: expected decode.fusion = 'mean'" in caplog.text
+    assert "these measures may be of another run: params.yaml: expected decode.fusion = 'mean'" in caplog.text
+
+
+def test_show_of_a_repository_that_tells_nothing_still_shows(locked, tessera, caplog):
+    (locked / "params.yaml").unlink()
+    status, printed, _ = tessera("show")
+    assert (status, "0.5000" in printed) == (0, True)
+    assert "these measures may be of another run: params.yaml: " in caplog.text
+    (locked / "dvc.lock").write_text("<<<<<<< HEAD")
+    status, printed, _ = tessera("show")
+    assert (status, "0.5000" in printed, "0.4000-0.6000" in printed) == (0, True, False)
+    (locked / "dvc.lock").unlink()
+    caplog.clear()
+    assert "0.4000-0.6000" in tessera("show")[1]
+    assert not caplog.records
+
+
+def test_show_of_other_measures_has_no_interval_of_the_run(locked, tessera):
+    (locked / "other.json").write_text((locked / "metrics/evaluate.json").read_text())
+    assert "0.4000-0.6000" not in tessera("show", "--evaluate", "other.json")[1]
 
 
 @pytest.mark.parametrize("other", ["metrics/evaluate.json", "data/evaluate/intervals.json"])

@@ -116,13 +116,17 @@ def show_metrics(
     rankings = rankings_in(read_json(evaluate))
     if not rankings:
         raise TableError(f"{evaluate}: expected measures of at least one ranking, found none")
-    is_known = intervals.is_file() and are_of_one_run(Path(), str(evaluate), str(intervals))
-    out.print(_metrics_table(rankings, read_json(intervals) if is_known else None))
-    if evaluate == MEASURED:
-        try:
+    known, doubt = None, None
+    try:
+        if intervals.is_file() and are_of_one_run(Path(), str(evaluate), str(intervals)):
+            known = read_json(intervals)
+        if evaluate == MEASURED:
             require_measured(Path())
-        except CheckpointError as error:
-            log.warning("these measures are of an earlier run: %s", error)
+    except CheckpointError as error:
+        doubt = error
+    out.print(_metrics_table(rankings, known))
+    if doubt:
+        log.warning("these measures may be of another run: %s", doubt)
     out.print()
     outputs = {"report": report, "recommendations": ensemble, "semantic IDs": ids}
     for name, path in outputs.items():

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -193,7 +194,9 @@ def test_runs_on_data_that_has_changed_since_are_told_of(repository, tessera, mo
     assert code == 0
     assert "on other data" not in told
     monkeypatch.setattr("tessera.experiments.results.on_the_latest_data", lambda runs: list(runs)[1:])
-    assert "good, demo, seed 0: on other data than the latest run" in tessera("run", "mine", "--seeds", "1")[1]
+    assert re.search(
+        r"good, demo, seed 0 \(\*-[0-9a-f]{12}\): on other data than", tessera("run", "mine", "--seeds", "1")[1]
+    )
     tessera("show", "mine", "--seeds", "1")
     assert "on other data than the latest run" in shown(repository, "mine")["good"]["status"]
     assert shown(repository, "mine")["good"]["mean"] == ""

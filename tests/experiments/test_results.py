@@ -126,6 +126,23 @@ def test_runs_that_read_another_version_of_a_file_of_vectors_are_not_compared(mo
     assert [plan.row for plan in on_the_latest_data(runs)] == ["other", "same", "latest"]
 
 
+@pytest.mark.parametrize("stage", ["embed_text", "distill_images", "embed_images", "resolve_collisions"])
+def test_every_stage_that_reads_a_file_is_looked_at_and_long_paths_are_told_apart(monkeypatch, stage):
+    """DVC writes a long path on several lines."""
+    long = "/home/user/My Documents/embedding vectors of the\n        instruments shop/vectors of model {}.parquet"
+    files = {"a": (long.format("A"), 1), "b": (long.format("B"), 7), "old": ("vectors", 1), "latest": ("vectors", 2)}
+    locks = {
+        commit: READ.format(commit=commit, file=file, version=n).replace("embed_text:", f"{stage}:")
+        for commit, (file, n) in files.items()
+    }
+    monkeypatch.setattr("tessera.experiments.results._file_of", lambda experiment, _: locks[experiment.commit])
+    runs = {
+        Plan(commit, "films", 0, (), commit): Experiment(commit, "base", ended, None)
+        for ended, commit in enumerate(files)
+    }
+    assert [plan.row for plan in on_the_latest_data(runs)] == ["a", "b", "latest"]
+
+
 def test_a_difference_is_relative_to_what_was_published():
     assert Cell(0.11, 0.01, 0.1).difference == pytest.approx(0.1)
     assert Cell(None, None, 0.1).difference is None

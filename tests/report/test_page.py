@@ -36,7 +36,7 @@ MEASURES = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
 BAR = Bar(0.25, 0.2, 0.3)
 VOID = {"meta", "img"}
 LIBRARY = "window.vegaEmbed = 1 < 2 && 3;"
-NO_IDS = SemanticIds([], None, 0, {}, {}, [])
+NO_IDS = SemanticIds([], None, 0, {}, {}, [], 0)
 
 
 def ranking(name, value, *, is_final=False):
@@ -75,6 +75,7 @@ def content(title=None, **changes):
             categories={"text": [LevelAgreement(0, 3, 0.5, 0.25, 0.4, 0.1)]},
             trees={"text": tree_of(items)},
             collided=[Collided("text", 8, 17, [Group([1, 1], 4, [Placed("k1", entries[1].title, [1, 2], True)])])],
+            lent=3,
         ),
         neighbours=Neighbours(
             567,
@@ -157,7 +158,7 @@ def test_the_page_says_what_it_must():
         "text recommends ✓ rank 2",
         "no picture",
         "not shown",
-        "12.5% are the same (the mean over 12 users, who were drawn)",
+        "12.5% are the same (the mean over 12 users who have both)",
         "37.5% of the users, 30; the ensemble finds it for 75% of them.",
         "Collision rate 2.38% before resolution, 0.00% after it; 42 items moved",
         "3 codes used, 5 dead",

@@ -241,6 +241,11 @@ def test_items_that_lack_a_modality_take_the_path_of_one_that_is_like_them(resol
         nearest = min(others, key=lambda other: np.square(text[item] - text[other]).sum()) if item in lacking else item
         assert first[item] == codes[nearest].tolist()
     assert metrics["image"]["collision_rate_after"] == 0
+    own = [codes[item].tolist() for item in range(COUNT) if item not in lacking]
+    distinct_own = len({*map(tuple, own)})
+    assert metrics["image"]["collision_rate_before"] == pytest.approx(100 * (len(own) - distinct_own) / len(own))
+    moved = table.filter(pl.col("moved"), ~pl.col("item").is_in(lacking), modality="image").height
+    assert metrics["image"]["items_moved"] == moved < table.filter(pl.col("moved"), modality="image").height
     assert (metrics["text"]["items_lent_a_path"], metrics["image"]["items_lent_a_path"]) == (0, len(lacking))
 
 

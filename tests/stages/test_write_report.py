@@ -5,6 +5,7 @@ import pytest
 
 from stages.write_report import main
 from tessera.errors import TableError
+from tessera.schemas import IDS
 from tests.finished_run import HOSTILE, USERS_IN_ALL, finish_run, user_of
 
 
@@ -46,6 +47,35 @@ def test_a_hostile_title_is_shown_as_text(run, report):
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
     assert HOSTILE not in html
     assert "{{ 7 * 7 }}" in html
+
+
+def test_items_that_were_given_codes_are_no_collision_of_the_quantizer(run, report):
+    """Item 39, which has no vectors, had the codes of item 38 in both modalities; by a path lent to it in one."""
+    is_last = pl.col("item") == 39
+    given = pl.when(is_last).then(pl.lit([3, 8, 7], dtype=IDS["first_codes"])).otherwise("first_codes")
+    pl.read_parquet(run.ids).with_columns(first_codes=given, moved=pl.col("moved") | is_last).write_parquet(run.ids)
+    told, note = "2 items had an ID that others had too", "Items that lack the modality\n  are left out"
+    html, _ = report(run)
+    assert (html.count(told), note in html, html.count("6 items moved")) == (2, False, 2)
+    measured = json.loads(run.collisions.read_text())
+    measured["image"]["items_lent_a_path"] = 1
+    run.collisions.write_text(json.dumps(measured))
+    html, _ = report(run)
+    assert (html.count(told), note in html) == (1, True)
+    assert (html.count("6 items moved"), html.count("5 items moved")) == (1, 1)
+
+
+def test_items_that_lack_all_modalities_are_no_collision_of_joint_ids(run, report):
+    """Item 39 lacks both, and item 38 the pictures alone."""
+    images = dict(part.split("=") for part in run.vectors)["image"]
+    pl.read_parquet(images).with_columns(present=pl.col("item") < 38).write_parquet(images)
+    joint = pl.read_parquet(run.ids).filter(modality="text").with_columns(modality=pl.lit("joint"))
+    joint.with_columns(first_codes=pl.lit([1], dtype=IDS["first_codes"])).write_parquet(run.ids)
+    rates = {"collision_rate_before": 97.5, "collision_rate_after": 0.0, "items_lent_a_path": 1}
+    run.collisions.write_text(json.dumps({"joint": rates}))
+    changes = {"ids__layout": "fused", "corpus__tasks": ["history joint -> joint"], "t5__lambda_implicit": 0.0}
+    html, _ = report(run, quant__lambda_con=0.0, quant__lambda_align=0.0, **changes)
+    assert "39 items had an ID that others had too" in html
 
 
 def test_one_modality(tmp_path, params_file, report):

@@ -282,7 +282,7 @@ def test_rows_of_new_items_that_are_lost_are_told_of(tessera, recommender, tmp_p
     assert not status
     assert "2 new items; " in printed
     assert "1 of 151 rows are no items: missing_item 1" in caplog.text
-    assert "148 items told of again: the first row of a key counts" in caplog.text
+    assert "148 rows of items that an earlier row tells of, left out" in caplog.text
     assert title in tessera("ids", "N7", "--added", tmp_path / "added")[1]
     _, _, complaint = tessera("ids", "N7_", "--added", tmp_path / "added")
     assert "items, 2 were added, and others have no ID" in complaint

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tessera.params import load_params
 from tessera.schemas import RANKINGS
 from tessera.using import recommender as using_recommender
 from tessera.using.exporting import write_export
-from tessera.using.parts import MANIFEST, find_parts
+from tessera.using.parts import MANIFEST, RUN, TELLING, find_parts, require_measured
 from tessera.using.recommender import Recommender
 from tests.pipeline_runs import MEMBERS, SMALL, run_stage
 from tests.recommended import assert_as_the_pipeline, assert_as_the_pipeline_one_at_a_time, histories
@@ -328,6 +329,50 @@ def test_a_model_that_was_not_measured_as_it_is_now_is_not_exported(copied, tmp_
     with pytest.raises(CheckpointError, match=r"expected decode.fusion = 'best', with which the stage evaluate"):
         write_export(known, tmp_path / "shop")
     assert not (tmp_path / "shop").exists()
+
+
+def test_measures_of_another_run_are_not_exported(copied, tmp_path):
+    """All that is looked at is as dvc.lock says, or nothing is, as of a run by hand."""
+    known, stages = Recommender.load(copied), "stages:\n  evaluate:\n    outs:\n"
+    for name in TELLING:
+        digest = hashlib.md5((copied / RUN[name]).read_bytes(), usedforsecurity=False).hexdigest()
+        stages += f"    - {{path: {RUN[name]}, hash: md5, md5: {digest}, size: 1}}\n"
+    (copied / "dvc.lock").write_text(stages)
+    write_export(known, tmp_path / "shop")
+    measures = copied / RUN["metrics"]
+    measures.write_text(measures.read_text() + " ")
+    with pytest.raises(CheckpointError, match=r"metrics/evaluate.json, .* of one run, found some that dvc.lock"):
+        write_export(known, tmp_path / "other")
+    (copied / "dvc.lock").write_text(stages.replace("md5: ", "md5: 0"))
+    write_export(known, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "is_refused"),
+    [
+        ("download_reviews", "dataset.name", "another", True),
+        ("cluster_items", "pseudo.clusters", 999, True),
+        ("rank_items", "decode.beams", 999, True),
+        ("rank_items", "decode.batch_size", 999, False),
+        ("evaluate", "eval.resamples", 999, False),
+        ("write_report", "report.examples", 999, False),
+    ],
+)
+def test_parameters_that_change_a_measure_are_those_it_was_made_with(copied, stage, key, value, is_refused):
+    (copied / "dvc.lock").write_text(f"stages:\n  {stage}:\n    params: {{params.yaml: {{{key}: {value}}}}}\n")
+    if is_refused:
+        with pytest.raises(
+            CheckpointError, match=f"expected {key} = .*{value}.*, with which the stage {stage} was run"
+        ):
+            require_measured(copied)
+    else:
+        require_measured(copied)
+
+
+def test_a_report_that_was_not_written_yet_makes_no_model_another_run(copied):
+    (copied / "dvc.lock").write_text(LOCK.replace("resolve_collisions:", "write_report:"))
+    Recommender.load(copied)
+    require_measured(copied)
 
 
 @pytest.mark.parametrize("text", ["", "schema: '2.0'\n"])

@@ -34,17 +34,19 @@ def collisions(codes: Integers) -> Collisions:
 def summary(first: Integers, codes: Integers, *, present: NDArray[np.bool_] | None = None) -> dict[str, Any]:
     """Return the metrics of one modality: of its codes (N, L), and of what they were before collisions were resolved.
 
-    An item is moved if it lost a code; a code that it got in addition moves nobody. What was before is told of the
-    items that are present (N,): the others had the codes of one that is, which says nothing of the quantizer.
+    An item is moved if it lost a code; a code that it got in addition moves nobody. What was before, and who moved, is
+    told of the items that are present (N,): the others had the codes of one that is, which says nothing of the
+    quantizer.
     """
-    quantised = first if present is None else first[present]
+    here = np.ones(len(first), np.bool_) if present is None else present
+    quantised = first[here]
     before, after = collisions(quantised), collisions(codes)
     return {
         "collision_rate_before": before.collision_rate,
         "collision_rate_after": after.collision_rate,
         "largest_group_before": before.largest_group,
         "largest_group_after": after.largest_group,
-        "items_moved": int((codes[:, : first.shape[1]] != first).any(axis=1).sum()),
+        "items_moved": int((codes[here, : first.shape[1]] != quantised).any(axis=1).sum()),
         "levels": {str(level): usage._asdict() for level, usage in enumerate(levels(codes))},
         "levels_before": {str(level): usage._asdict() for level, usage in enumerate(levels(quantised))},
     }

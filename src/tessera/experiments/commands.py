@@ -71,11 +71,11 @@ def run_table(
         failed += not outcome.succeeded
         left = (time.monotonic() - begun) / done * (len(missing) - done)
         log.info("%d of %d: %s; about %.0f s left", done, len(missing), _told(outcome), left)
-    there = find_experiments(conf)
+    there = find_experiments(conf) if missing else there
     for each in table.datasets:
         known = {plan: there[plan.fingerprint] for plan in plans if plan.dataset == each and plan.fingerprint in there}
         for plan in sorted(known.keys() - set(on_the_latest_data(known))):
-            log.warning("%s, %s, seed %d: %s", plan.row, plan.dataset, plan.seed, OTHER_DATA)
+            log.warning("%s, %s, seed %d (*-%s): %s", *plan[:3], plan.fingerprint, OTHER_DATA)
     if failed:
         log.error("%d of %d runs failed", failed, len(missing))
         raise typer.Exit(1)

@@ -37,7 +37,7 @@ _FIRST_STAGE: Final = "download_reviews"
 _READERS: Final = ("embed_text", "distill_images", "embed_images", "resolve_collisions")
 _INPUTS: Final = r"^  {}:\n.*?^    (?:params|outs):"
 _OUTPUTS: Final = re.compile(r"^    outs:\n((?:    - path: .*\n(?:      .*\n)*)+)", re.MULTILINE)
-_FILE: Final = re.compile(r"    - path: (.*)\n((?:      .*\n)*)")
+_FILE: Final = re.compile(r"    - path: (.*(?:\n        .*)*)\n((?:      .*\n)*)")  # long paths take several lines
 _IS_CODE: Final = re.compile(r"(?:src|stages)/")
 _LOCKED: Final = re.compile(rf"path: {re.escape(PER_USER_FILE)}\n +hash: md5\n +md5: '?([0-9a-f]{{32}})")
 

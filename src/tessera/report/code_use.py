@@ -38,17 +38,25 @@ class Codes(NamedTuple):
     levels: list[Level]
 
 
-def codes_of(collisions: Document, ids: pl.DataFrame, *, codebook_size: int, levels: int) -> list[Codes]:
+def codes_of(
+    collisions: Document,
+    ids: pl.DataFrame,
+    quantised: pl.DataFrame | None = None,
+    *,
+    codebook_size: int,
+    levels: int,
+) -> list[Codes]:
     """Return how the semantic IDs of each modality in ids (modality, codes, moved) came out.
 
-    Levels beyond those of the quantizer, such as one that only tells colliding items apart, have no codebook.
+    quantised are those of the items that have the modality, where some have not: who moved is told of them. Levels
+    beyond those of the quantizer, such as one that only tells colliding items apart, have no codebook.
     """
     return [
         Codes(
             modality=modality,
             before=promised(collisions, modality, "collision_rate_before", file="collisions"),
             after=promised(collisions, modality, "collision_rate_after", file="collisions"),
-            moved=int(ids.filter(modality=modality)["moved"].sum()),
+            moved=int((ids if quantised is None else quantised).filter(modality=modality)["moved"].sum()),
             levels=_levels(
                 ids.filter(modality=modality)["codes"],
                 collisions[modality].get("levels_before", {}),

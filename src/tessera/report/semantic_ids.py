@@ -22,6 +22,7 @@ class SemanticIds(NamedTuple):
     categories: Mapping[str, Sequence[LevelAgreement]]  # by modality
     trees: Mapping[str, Node]  # by modality
     collided: Sequence[Collided]
+    lent: int  # IDs, of all modalities, of items that lack it
 
 
 def semantic_ids_of(
@@ -47,11 +48,13 @@ def semantic_ids_of(
         for name, own in by_modality.items():
             of_items = labels.of_items[own["item"].to_numpy()]
             categories[name] = agreement_of(own["codes"].to_list(), of_items, generator=generator)
+    quantised = ids.join(lent, on=["item", "modality"], how="anti", maintain_order="left")
     return SemanticIds(
-        codes=codes_of(collisions, ids, codebook_size=codebook_size, levels=levels),
+        codes=codes_of(collisions, ids, quantised, codebook_size=codebook_size, levels=levels),
         category_depth=labels.depth if labels else None,
         categorised=int((labels.of_items >= 0).sum()) if labels else 0,
         categories=categories,
         trees={name: tree_of(items_with_ids(own, items, names)) for name, own in by_modality.items()},
-        collided=collided_of(ids.join(lent, on=["item", "modality"], how="anti", maintain_order="left"), items),
+        collided=collided_of(quantised, items),
+        lent=ids.height - quantised.height,
     )

@@ -126,7 +126,7 @@ def add_items(
         reasons = ", ".join(f"{problem} {count}" for problem, count in sorted(found.malformed.items()) if count)
         log.warning("%s: %d of %d rows are no items: %s", file, sum(found.malformed.values()), found.rows, reasons)
     if found.repeated:
-        log.warning("%s: %s told of again: the first row of a key counts", file, counted(found.repeated, "item"))
+        log.warning("%s: %s of items that an earlier row tells of, left out", file, counted(found.repeated, "row"))
     if found.known:
         number = counted(len(found.known), "item")
         log.warning("%s there already, left as before, such as %s", number, found.known[0])

@@ -17,7 +17,7 @@ from tessera.measures import FINAL, rankings_in
 from tessera.params import Params
 from tessera.recommender.strengths import strengths_table
 from tessera.schemas import IDS, ITEMS, STRENGTHS, VECTORS
-from tessera.using.parts import EXPORT, FORMAT, MANIFEST, require_measured, sizes_of, strangers_in
+from tessera.using.parts import EMBEDDERS, EXPORT, FORMAT, MANIFEST, require_measured, sizes_of, strangers_in
 from tessera.using.recommender import SALES, Recommender, transitions_of
 from tessera.using.shop import Shop
 
@@ -59,7 +59,7 @@ def write_export(recommender: Recommender, folder: Path) -> None:
             _copy(shop.parts[name], partial / EXPORT[name])
         write_table(partial / EXPORT["items"], shop.items, ITEMS)
         write_table(partial / EXPORT["ids"], shop.ids, IDS)
-        for modality in ("text", "image", "collaborative"):
+        for modality in EMBEDDERS:
             write_table(partial / EXPORT[f"{modality}_vectors"], shop.vectors(modality), VECTORS)
         write_table(partial / EXPORT["popularity"], _sales(recommender), SALES)
         if "itemknn" in shop.params.collaborative.members:

@@ -44,8 +44,13 @@ RUN: Final = {
 #: The stages that make these parts; evaluate learns weights, but of what it reads nothing else is part of a model.
 MAKERS: Final = {path.split("/")[1] for path in RUN.values() if path.startswith("data/")} - {"evaluate"}
 
-#: The stages by whose parameters a model is measured.
-MEASURERS: Final = MAKERS | {"rank_items", "evaluate"}
+#: The stage that neither makes a part nor measures, and parameters without effect on a measure: how many users are
+#: ranked together, and the intervals and slices beside the measures.
+REPORTER: Final = "write_report"
+UNMEASURED: Final = ("decode.batch_size", "eval.")
+
+#: Files that tell whether a repository's measures and parts are of one run.
+TELLING: Final = ("metrics", "items", "ids", "vocabulary", "weights")
 
 #: Where an exported folder has each part.
 EXPORT: Final = {
@@ -116,21 +121,21 @@ def find_parts(folder: Path) -> Parts:
         raise CheckpointError(
             f"{folder}: expected an exported folder ({MANIFEST}) or a repository ({RUN['params']}), found {what}"
         )
-    _require_one_run(folder)
+    stages = _locked(folder)
+    _require_same_parameters(folder / RUN["params"], stages, of=MAKERS)
+    _require_one_run(folder, stages)
     return Parts(folder, {name: folder / path for name, path in RUN.items()}, None)
 
 
-def _require_one_run(folder: Path) -> None:
+def _require_one_run(folder: Path, stages: Mapping[str, Any]) -> None:
     """Raise CheckpointError where the parts in a repository are of two runs: one has begun since, and not ended.
 
     DVC's lock file tells what each stage read and wrote last, and its parameters. Where it has no checksum of a file,
     as of one that a remote keeps the versions of, nothing is known of that one.
     """
-    stages = _locked(folder)
-    _require_same_parameters(folder / RUN["params"], stages, of=MAKERS)
     written = _written(stages)
-    for name, stage in stages.items():
-        for read in stage.get("deps", ()):
+    for name in stages.keys() - {REPORTER}:
+        for read in stages[name].get("deps", ()):
             found = read.get("md5")
             if written.get(read["path"], found) != found:
                 raise CheckpointError(
@@ -141,43 +146,52 @@ def _require_one_run(folder: Path) -> None:
 
 def require_measured(folder: Path) -> None:
     """Raise CheckpointError where a repository's measures are not those of its parts and parameters as they are now."""
-    _require_one_run(folder)
-    _require_same_parameters(folder / RUN["params"], _locked(folder), of=MEASURERS)
+    stages = _locked(folder)
+    _require_same_parameters(folder / RUN["params"], stages, of=stages.keys() - {REPORTER}, but=UNMEASURED)
+    _require_one_run(folder, stages)
+    files = [RUN[name] for name in TELLING if (folder / RUN[name]).is_file()]
+    if not are_of_one_run(folder, *files, stages=stages):
+        raise CheckpointError(
+            f"{folder}: expected {', '.join(files)} of one run, found some that dvc.lock tells of and some others; "
+            "`dvc checkout` brings back the former, `dvc repro` makes all anew"
+        )
 
 
-def are_of_one_run(folder: Path, *files: str) -> bool:
+def are_of_one_run(folder: Path, *files: str, stages: Mapping[str, Any] | None = None) -> bool:
     """Whether the files of a repository were written together: all are those that DVC's lock file tells of, or none is.
 
-    Where it tells nothing of one, nothing is known.
+    stages is what that file tells, where it is known.
     """
-    written = _written(_locked(folder))
-    told = [name for name in files if written.get(name) and (folder / name).is_file()]
-    found = {name: hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() for name in told}
-    return len({found[name] == written[name] for name in told}) <= 1
+    written = _written(_locked(folder) if stages is None else stages)
+    found = {name: hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() for name in files}
+    return len({digest == written.get(name) for name, digest in found.items()}) <= 1
 
 
 def _locked(folder: Path) -> dict[str, Any]:
     """Return what DVC's lock file tells of each stage; nothing where there is none: stages were run by hand."""
     lock = folder / "dvc.lock"
-    return dict((_yaml(lock) or {}).get("stages", {})) if lock.is_file() else {}
+    told = (_yaml(lock) or {}) if lock.is_file() else {}
+    if not isinstance(told, Mapping):
+        raise CheckpointError(f"{lock}: expected stages as DVC writes them, found {str(told)[:20]!r}")
+    return dict(told.get("stages", {}))
 
 
 def _written(stages: Mapping[str, Any]) -> dict[str, str | None]:
     return {each["path"]: each.get("md5") for stage in stages.values() for each in stage.get("outs", ())}
 
 
-def _require_same_parameters(path: Path, stages: Mapping[str, Any], *, of: Set[str]) -> None:
+def _require_same_parameters(path: Path, stages: Mapping[str, Any], *, of: Set[str], but: tuple[str, ...] = ()) -> None:
     """Raise CheckpointError where the file of parameters at path has others than one of these stages was run with.
 
-    For a model that is used it does not matter how lists were ranked, fused and measured: what reads them says what it
-    needs.
+    Those whose keys begin as `but` says may differ. For a model that is used it does not matter how lists were ranked,
+    fused and measured: what reads them says what it needs.
     """
     if not stages:
         return
     known = dict(_leaves(_yaml(path)))
     for name in sorted(of & stages.keys()):
         for key, value in _leaves(stages[name].get("params", {}).get(path.name, {})):
-            if known.get(key, value) != value:
+            if known.get(key, value) != value and not key.startswith(but):
                 raise CheckpointError(
                     f"{path}: expected {key} = {value!r}, with which the stage {name} was run, found {known[key]!r}; "
                     "set it back, or `dvc repro` makes everything with the new one"
@@ -196,7 +210,7 @@ def _leaves(document: Any, *names: str) -> Iterator[tuple[str, Any]]:
 def _yaml(path: Path) -> Any:
     try:
         return YAML(typ="safe").load(path.read_text())
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise CheckpointError(f"{path}: expected YAML, found none that can be read: {error}") from error
 
 
