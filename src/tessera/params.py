@@ -4,6 +4,7 @@ The values stand in `conf/`, with a comment on each; here stand their types and 
 that is missing, unknown or of the wrong type is an error that names it.
 """
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -39,6 +40,15 @@ def _rising(bounds: list[int]) -> list[int]:
 
 
 Bounds = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_rising)]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("expected auto, cpu, cuda or cuda:N")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]
 
 
 class Section(BaseModel):
@@ -375,7 +385,7 @@ class Params(Section):
     encoder: str
     scale: str
     seed: Seed
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    device: Device
     launcher: str
     modalities: list[Modality]
     dataset: Dataset
