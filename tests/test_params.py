@@ -5,7 +5,8 @@ from functools import reduce
 import pytest
 
 from tessera.errors import ParamsError
-from tessera.params import load_params
+from tessera.items.catalogue import PRESENCE
+from tessera.params import PRESENT, load_params
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,7 @@ def test_a_device_is_spelt_as_the_stages_know_it(params_file, device):
 
 
 def test_what_no_item_can_be_seen_to_have_is_not_required(params_file):
+    assert PRESENCE.keys() == PRESENT, "the parameters know what the filter can see"
     with pytest.raises(ParamsError, match=r"filter\.required: expected modalities of .*, found 'collaborative'"):
         load_params(params_file({"filter.required": ["collaborative"]}))
 

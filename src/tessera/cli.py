@@ -28,7 +28,7 @@ from tessera.runtime import Verbose, log, run, tell_more
 from tessera.schemas import IDS, ITEMS
 from tessera.using.commands import Added, Model, register
 from tessera.using.keys import printable, unknown_key
-from tessera.using.parts import RUN, are_of_one_run, find_parts, require_added, require_measured
+from tessera.using.parts import RUN, are_of_one_run, find_parts, locked_stages, require_added, require_measured
 
 #: A message names so many of the codes that there are.
 LISTED: Final = 12
@@ -118,10 +118,11 @@ def show_metrics(
         raise TableError(f"{evaluate}: expected measures of at least one ranking, found none")
     known, doubt = None, None
     try:
-        if intervals.is_file() and are_of_one_run(Path(), str(evaluate), str(intervals)):
+        stages = locked_stages(Path())
+        if intervals.is_file() and are_of_one_run(Path(), stages, str(evaluate), str(intervals)):
             known = read_json(intervals)
         if evaluate == MEASURED:
-            require_measured(Path())
+            require_measured(Path(), stages)
     except CheckpointError as error:
         doubt = error
     out.print(_metrics_table(rankings, known))

@@ -4,8 +4,9 @@ import polars as pl
 import pytest
 
 from tessera.errors import TableError
-from tessera.report.code_use import CURVE_POINTS, Level, Use, codes_of, curve_of
+from tessera.report.code_use import CURVE_POINTS, Level, codes_of, curve_of
 from tessera.schemas import IDS
+from tessera.usage import Level as Use
 
 
 def test_codes_by_hand():
@@ -35,7 +36,7 @@ def test_how_the_quantizer_used_a_level_is_told_beside_how_it_came_out():
         codebook_size=3,
         levels=2,
     )
-    assert [level.before for level in text.levels] == [Use(1, 1.0), None]
+    assert [level.before for level in text.levels] == [Use(1, 1.0, 0.0), None]
     assert [level.codes_used for level in text.levels] == [1, 3]
 
 

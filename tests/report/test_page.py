@@ -9,7 +9,7 @@ import pytest
 from tessera.errors import DataError
 from tessera.report.agreement import Agreement, Cell
 from tessera.report.categories import LevelAgreement
-from tessera.report.code_use import Codes, Level, Use
+from tessera.report.code_use import Codes, Level
 from tessera.report.collided import Collided, Group, Placed
 from tessera.report.content import About, Bar, Data, Ranking, Sample, Slice, Slices
 from tessera.report.curves import Curves, Point
@@ -30,6 +30,7 @@ from tessera.report.page import (
 from tessera.report.pictures import Pictures
 from tessera.report.semantic_ids import SemanticIds
 from tessera.report.tree import Item, tree_of
+from tessera.usage import Level as Use
 from tests.finished_run import HOSTILE
 
 MEASURES = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
@@ -69,7 +70,7 @@ def content(title=None, **changes):
         examples=[Example("U7", entries[:2], 3, entries[2], [recommended])],
         agreements=[Agreement(("text", "image"), 0.125, 12, [both, alone, alone, neither])],
         ids=SemanticIds(
-            codes=[Codes("text", 2.38, 0.0, 42, [Level(3, 5, 2.5, [9, 4, 1], Use(2, 1.5))])],
+            codes=[Codes("text", 2.38, 0.0, 42, [Level(3, 5, 2.5, [9, 4, 1], Use(2, 1.5, 0.6))])],
             category_depth=1,
             categorised=4,
             categories={"text": [LevelAgreement(0, 3, 0.5, 0.25, 0.4, 0.1)]},

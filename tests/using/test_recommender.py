@@ -15,7 +15,7 @@ from tessera.params import load_params
 from tessera.schemas import RANKINGS
 from tessera.using import recommender as using_recommender
 from tessera.using.exporting import write_export
-from tessera.using.parts import MANIFEST, RUN, TELLING, find_parts, require_measured
+from tessera.using.parts import MANIFEST, RUN, TELLING, find_parts, locked_stages, require_measured
 from tessera.using.recommender import Recommender
 from tests.pipeline_runs import MEMBERS, SMALL, run_stage
 from tests.recommended import assert_as_the_pipeline, assert_as_the_pipeline_one_at_a_time, histories
@@ -364,15 +364,18 @@ def test_parameters_that_change_a_measure_are_those_it_was_made_with(copied, sta
         with pytest.raises(
             CheckpointError, match=f"expected {key} = .*{value}.*, with which the stage {stage} was run"
         ):
-            require_measured(copied)
+            require_measured(copied, locked_stages(copied))
     else:
-        require_measured(copied)
+        require_measured(copied, locked_stages(copied))
 
 
 def test_a_report_that_was_not_written_yet_makes_no_model_another_run(copied):
     (copied / "dvc.lock").write_text(LOCK.replace("resolve_collisions:", "write_report:"))
-    Recommender.load(copied)
-    require_measured(copied)
+    assert find_parts(copied)["ids"].is_file()
+    require_measured(copied, locked_stages(copied))
+    (copied / "dvc.lock").write_text(LOCK.replace("resolve_collisions:", "evaluate:"))
+    with pytest.raises(CheckpointError, match="written anew since the stage evaluate has read it"):
+        require_measured(copied, locked_stages(copied))
 
 
 @pytest.mark.parametrize("text", ["", "schema: '2.0'\n"])

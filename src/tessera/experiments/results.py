@@ -6,6 +6,7 @@ in the cache). Where the ranks are not in the cache, the row has its measures bu
 
 import json
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -102,6 +103,13 @@ class Results(NamedTuple):
         return [name for name in self.measures if lines and all(line.cells[name].mean is None for line in lines)]
 
 
+class _Read(NamedTuple):
+    """What one run read: paths from outside the pipeline, each with the lines of dvc.lock that tell of it."""
+
+    reviews: dict[str, str]
+    files: dict[str, str]  # of vectors, IDs and weights
+
+
 class _Measured(NamedTuple):
     """What one run measured."""
 
@@ -161,22 +169,24 @@ def on_the_latest_data(runs: Mapping[Plan, Experiment]) -> list[Plan]:
     """
     if not runs:
         return []
+    read = {plan: _read_by(experiment) for plan, experiment in runs.items()}
     latest_first = sorted(runs, key=lambda plan: -runs[plan].ended)
-    locks = {plan: _file_of(runs[plan], "dvc.lock") or "" for plan in runs}
-    reviews = {plan: _inputs_of(_FIRST_STAGE, lock) for plan, lock in locks.items()}
-    files = {plan: dict(pair for stage in _READERS for pair in _inputs_of(stage, locks[plan]).items()) for plan in runs}
-    newest = dict(pair for plan in reversed(latest_first) for pair in files[plan].items())
-    return [
-        plan for plan in runs if reviews[plan] == reviews[latest_first[0]] and files[plan].items() <= newest.items()
-    ]
+    reviews = read[latest_first[0]].reviews
+    newest = ChainMap(*(read[plan].files for plan in latest_first))
+    return [plan for plan in runs if read[plan].reviews == reviews and read[plan].files.items() <= newest.items()]
 
 
-def _inputs_of(stage: str, lock: str) -> dict[str, str]:
-    """Return the paths from outside the pipeline that a stage read, each with the lines of dvc.lock that tell of it."""
-    found = re.search(_INPUTS.format(stage), lock, re.DOTALL | re.MULTILINE)
-    read = dict(_FILE.findall(found[0] if found else ""))
+def _read_by(experiment: Experiment) -> _Read:
+    """Return what an experiment read from outside the pipeline."""
+    lock = _file_of(experiment, "dvc.lock") or ""
     written = {path for outputs in _OUTPUTS.findall(lock) for path, _ in _FILE.findall(outputs)}
-    return {path: told for path, told in read.items() if path not in written and not _IS_CODE.match(path)}
+
+    def inputs_of(stage: str) -> dict[str, str]:
+        found = re.search(_INPUTS.format(stage), lock, re.DOTALL | re.MULTILINE)
+        told = _FILE.findall(found[0]) if found else []
+        return {path: lines for path, lines in told if path not in written and not _IS_CODE.match(path)}
+
+    return _Read(inputs_of(_FIRST_STAGE), dict(ChainMap(*map(inputs_of, _READERS))))
 
 
 def find_rivals(

@@ -5,17 +5,11 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from tessera.report.content import Document, promised
+from tessera.usage import Level as Usage
 from tessera.usage import level_of
 
 #: Points of a level's curve: more are not seen.
 CURVE_POINTS: Final = 256
-
-
-class Use(NamedTuple):
-    """How the quantizer used the codes of a level."""
-
-    codes_used: int
-    perplexity: float
 
 
 class Level(NamedTuple):
@@ -25,7 +19,7 @@ class Level(NamedTuple):
     dead: int | None  # codes of the codebook that no item has; None where the level has no codebook
     perplexity: float
     sizes: list[int]  # items that have each code, the most used first, without the dead
-    before: Use | None  # how they were used before collisions were resolved; None where the level came with that
+    before: Usage | None  # how they were used before collisions were resolved; None where the level came with that
 
 
 class Codes(NamedTuple):
@@ -78,8 +72,7 @@ def _levels(codes: pl.Series, before: Document, *, codebook_size: int, levels: i
         dead = codebook_size - use.codes_used if has_codebook else None
         sizes = at_level.value_counts(sort=True)["count"].to_list()
         was = before.get(str(level))
-        quantised = Use(was["codes_used"], was["perplexity"]) if was else None
-        found.append(Level(use.codes_used, dead, use.perplexity, sizes, quantised))
+        found.append(Level(use.codes_used, dead, use.perplexity, sizes, Usage(**was) if was else None))
     return found
 
 

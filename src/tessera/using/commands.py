@@ -115,6 +115,7 @@ def add_items(
     """
     from tessera.errors import CheckpointError
     from tessera.using import additions
+    from tessera.using.histories import warn_of_malformed
     from tessera.using.parts import is_added
     from tessera.using.shop import load_shop, write_added
 
@@ -122,9 +123,7 @@ def add_items(
         raise CheckpointError(f"{added}: expected a new folder or one of added items, found another")
     shop = load_shop(model, added=added if added.exists() else None)
     found = additions.add_items(shop, file, precomputed=named_paths(vectors or []))
-    if sum(found.malformed.values()):
-        reasons = ", ".join(f"{problem} {count}" for problem, count in sorted(found.malformed.items()) if count)
-        log.warning("%s: %d of %d rows are no items: %s", file, sum(found.malformed.values()), found.rows, reasons)
+    warn_of_malformed(file, found.malformed, rows=found.rows, wanted="items")
     if found.repeated:
         log.warning("%s: %s of items that an earlier row tells of, left out", file, counted(found.repeated, "row"))
     if found.known:

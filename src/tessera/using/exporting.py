@@ -17,7 +17,16 @@ from tessera.measures import FINAL, rankings_in
 from tessera.params import Params
 from tessera.recommender.strengths import strengths_table
 from tessera.schemas import IDS, ITEMS, STRENGTHS, VECTORS
-from tessera.using.parts import EMBEDDERS, EXPORT, FORMAT, MANIFEST, require_measured, sizes_of, strangers_in
+from tessera.using.parts import (
+    EMBEDDERS,
+    EXPORT,
+    FORMAT,
+    MANIFEST,
+    locked_stages,
+    require_measured,
+    sizes_of,
+    strangers_in,
+)
 from tessera.using.recommender import SALES, Recommender, transitions_of
 from tessera.using.shop import Shop
 
@@ -52,7 +61,7 @@ def write_export(recommender: Recommender, folder: Path) -> None:
         )
     shop = recommender.shop
     if not shop.parts.is_export:
-        require_measured(shop.parts.folder)
+        require_measured(shop.parts.folder, locked_stages(shop.parts.folder))
     metrics = read_json(shop.parts["metrics"])
     with whole_folder(folder) as partial:
         for name in COPIED:

@@ -1,5 +1,6 @@
 """Histories of many users from a file: interactions a row, or a list of keys a row."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,11 +38,7 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: 
     """
     if "history" not in columns_of(path):
         reviews, tally = read_interaction_file(path, max_malformed=max_malformed)
-        if tally.malformed:
-            reasons = ", ".join(f"{problem} {count}" for problem, count in sorted(tally.malformed.items()))
-            log.warning(
-                "%s: %d of %d rows are no interactions: %s", path, tally.malformed.total(), tally.lines, reasons
-            )
+        warn_of_malformed(path, tally.malformed, rows=tally.lines, wanted="interactions")
         return _of_interactions(reviews, path=path, ties=ties, min_rating=min_rating)
     found, known = UserHistories([], []), set[str]()
     for row, record in read_records(path, expected=LISTS):
@@ -57,6 +54,13 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: 
         found.users.append(user)
         found.histories.append(texts_of(history))
     return found
+
+
+def warn_of_malformed(path: Path, malformed: Mapping[str, int], *, rows: int, wanted: str) -> None:
+    """Warn of rows of a file that are not what is wanted, by what was wrong with them, if there are any."""
+    if lost := sum(malformed.values()):
+        reasons = ", ".join(f"{problem} {count}" for problem, count in sorted(malformed.items()) if count)
+        log.warning("%s: %d of %d rows are no %s: %s", path, lost, rows, wanted, reasons)
 
 
 def _of_interactions(reviews: pl.DataFrame, *, path: Path, ties: Ties, min_rating: float | None) -> UserHistories:

@@ -4,7 +4,6 @@ Both hold the same files under other names, but for one thing: who took what sta
 from it, how often each item sold and what follows it, is exported in its place.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tessera.errors import CheckpointError, TableError
+from tessera.report.origin import fingerprint
 
 #: The stage that embeds the items in each modality.
 EMBEDDERS: Final = {"text": "embed_text", "image": "embed_images", "collaborative": "embed_collaborative"}
@@ -121,7 +121,7 @@ def find_parts(folder: Path) -> Parts:
         raise CheckpointError(
             f"{folder}: expected an exported folder ({MANIFEST}) or a repository ({RUN['params']}), found {what}"
         )
-    stages = _locked(folder)
+    stages = locked_stages(folder)
     _require_same_parameters(folder / RUN["params"], stages, of=MAKERS)
     _require_one_run(folder, stages)
     return Parts(folder, {name: folder / path for name, path in RUN.items()}, None)
@@ -134,8 +134,8 @@ def _require_one_run(folder: Path, stages: Mapping[str, Any]) -> None:
     as of one that a remote keeps the versions of, nothing is known of that one.
     """
     written = _written(stages)
-    for name in stages.keys() - {REPORTER}:
-        for read in stages[name].get("deps", ()):
+    for name, stage in stages.items():
+        for read in stage.get("deps", ()) if name != REPORTER else ():
             found = read.get("md5")
             if written.get(read["path"], found) != found:
                 raise CheckpointError(
@@ -144,30 +144,28 @@ def _require_one_run(folder: Path, stages: Mapping[str, Any]) -> None:
                 )
 
 
-def require_measured(folder: Path) -> None:
-    """Raise CheckpointError where a repository's measures are not those of its parts and parameters as they are now."""
-    stages = _locked(folder)
+def require_measured(folder: Path, stages: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where a repository's measures are not those of its parts and parameters as they are now.
+
+    stages are those of locked_stages.
+    """
     _require_same_parameters(folder / RUN["params"], stages, of=stages.keys() - {REPORTER}, but=UNMEASURED)
     _require_one_run(folder, stages)
     files = [RUN[name] for name in TELLING if (folder / RUN[name]).is_file()]
-    if not are_of_one_run(folder, *files, stages=stages):
+    if not are_of_one_run(folder, stages, *files):
         raise CheckpointError(
             f"{folder}: expected {', '.join(files)} of one run, found some that dvc.lock tells of and some others; "
             "`dvc checkout` brings back the former, `dvc repro` makes all anew"
         )
 
 
-def are_of_one_run(folder: Path, *files: str, stages: Mapping[str, Any] | None = None) -> bool:
-    """Whether the files of a repository were written together: all are those that DVC's lock file tells of, or none is.
-
-    stages is what that file tells, where it is known.
-    """
-    written = _written(_locked(folder) if stages is None else stages)
-    found = {name: hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() for name in files}
-    return len({digest == written.get(name) for name, digest in found.items()}) <= 1
+def are_of_one_run(folder: Path, stages: Mapping[str, Any], *files: str) -> bool:
+    """Whether the files of a repository were written together: all are those that stages tell of, or none is."""
+    written = _written(stages)
+    return len({fingerprint(folder / name).md5 == written.get(name) for name in files}) <= 1
 
 
-def _locked(folder: Path) -> dict[str, Any]:
+def locked_stages(folder: Path) -> dict[str, Any]:
     """Return what DVC's lock file tells of each stage; nothing where there is none: stages were run by hand."""
     lock = folder / "dvc.lock"
     told = (_yaml(lock) or {}) if lock.is_file() else {}
