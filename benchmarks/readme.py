@@ -18,7 +18,19 @@ PICTURE = HERE.parent / "docs" / "growth.svg"
 BEGIN, END = "<!-- benchmarks: written by benchmarks/readme.py -->", "<!-- end of benchmarks -->"
 
 #: The benchmarks in the order of the pipeline.
-ORDER = ("filter", "cluster", "quantize", "collisions", "corpus", "train", "rank", "rank_gpu", "serve", "pipeline")
+ORDER = (
+    "filter",
+    "cluster",
+    "quantize",
+    "collisions",
+    "corpus",
+    "train",
+    "train_gpu",
+    "rank",
+    "rank_gpu",
+    "serve",
+    "pipeline",
+)
 
 #: A small plot: its place in the grid and its inner frame, in pixels.
 COLUMNS, CELL, HEIGHT = 4, 220, 170

@@ -56,7 +56,7 @@ def test_a_line_a_case_stands_between_the_marks(results, tmp_path):
     assert "old" not in page
     assert "| [rank](benchmarks/rank.py) | some work | items/s | 2 | 30 | 15 | 50% |" in page
     assert "\n- A processor, 2 cores, 24 GiB: filter, cluster," in page
-    assert "\n- A processor, 2 cores, 24 GiB, A GPU: rank\n" in page
+    assert "\n- A processor, 2 cores, 24 GiB, A GPU: train, rank\n" in page
     for script in re.findall(r"\]\((benchmarks/.*?)\)", page):
         assert (ROOT / script).is_file()
     picture = (tmp_path / "growth.svg").read_text()

@@ -27,8 +27,7 @@ class Gradients:
 
     def add(self, loss: Tensor) -> None:
         """Add those of loss, on which all the weights have a say."""
-        for gradient, found in zip(self.sums, torch.autograd.grad(loss, self.weights), strict=True):
-            gradient.add_(found)
+        torch._foreach_add_(self.sums, torch.autograd.grad(loss, self.weights))
 
     def meet(self) -> None:
         """Give every process the sums over all of them."""
@@ -40,8 +39,7 @@ class Gradients:
 
     def clear(self) -> None:
         """Begin anew with 0."""
-        for gradient in self.sums:
-            gradient.zero_()
+        torch._foreach_zero_(self.sums)
 
 
 class Captured(NamedTuple):
