@@ -105,6 +105,41 @@ def test_blocks_do_not_change_the_result(paths, rows):
         assert np.array_equal(reassign(paths, names=names(len(paths.codes))), whole)
 
 
+@pytest.mark.parametrize("other", [1000.9999, 1001.0001])
+def test_64_bits_decide_where_32_cannot(other):
+    """One of two items finds a code at a distance of 0.5 and another one nearly as far away."""
+    codebook = np.array([[1000.5], [other], [1000.0], [3000.0]], np.float32)
+    paths = Paths(np.zeros((2, 1), np.int64), np.full((2, 1), 1000.5, np.float32), codebook[None])
+    rough, errors = module._Distances(codebook).roughly(paths.residuals)
+    exact = module._Distances(codebook).of(paths.residuals)
+    assert 0 < abs(exact[0, 1] - exact[0, 2]) < errors[0]
+    assert np.abs(rough - exact).max() < errors[0]
+    expected = [(0,), (1 if other < 1001 else 2,)]
+    assert list(map(tuple, reassign(paths, names=names(2)).tolist())) == resolved_plainly(paths).codes == expected
+
+
+@settings(deadline=None, max_examples=30)
+@given(crowds())
+def test_rounding_is_bounded(paths):
+    distances = module._Distances(paths.codebooks[-1])
+    rough, errors = distances.roughly(paths.residuals)
+    exact = distances.of(paths.residuals)
+    placed = ~np.isnan(paths.codebooks[-1].sum(axis=1))
+    assert (np.abs(rough - exact)[:, placed] <= errors[:, None] / 2).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(crowds())
+def test_nothing_but_the_time_depends_on_how_much_is_computed_exactly(paths):
+    _, homeless = resolved_plainly(paths)
+    assume(not homeless)
+    some = reassign(paths, names=names(len(paths.codes)))
+    with pytest.MonkeyPatch.context() as patch:
+        roughly = module._Distances.roughly
+        patch.setattr(module._Distances, "roughly", lambda self, rows: (roughly(self, rows)[0], np.inf))
+        assert np.array_equal(reassign(paths, names=names(len(paths.codes))), some)
+
+
 @settings(deadline=None, max_examples=100)
 @given(crowds())
 def test_what_holds_afterwards(paths):

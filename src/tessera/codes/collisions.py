@@ -12,32 +12,37 @@ second-last level from the residual there. Codes without a place (NaN in the cod
 
 Why it is fast: each item that must move has a fixed order of preference over the IDs that begin as its own does, and
 wherever two meet, the same one of them comes first. The rule's outcome is then the one stable matching, and proposals
-in any order lead to it (Gale and Shapley, 1962): in each round all who have none make one, at once, as arrays.
+in any order lead to it (Gale and Shapley, 1962): in each round all who have none make one, at once, as arrays. What is
+nearest is looked for among distances of 32 bits, and among those of 64 where rounding could decide.
 
 `uniform` is the rule of LC-Rec (arXiv 2311.09049) before that: items with the same codes share the last level's codes
 out among them. What then still is the same, as of equal items, is left to `reassign`; the paper leaves it so.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
 from tessera.codes.uniform import PUBLISHED, Sinkhorn, shared_out
 from tessera.errors import DataError
+from tessera.products import linear
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+AnyFloats = NDArray[np.floating[Any]]
 
 #: Codes are stored as 16-bit integers.
 LARGEST_CODEBOOK = 2**16
 
-#: Distances computed at one time: half a MiB of them, which stays in a core's own cache from one step to the next.
-BLOCK = 2**16
+#: Distances computed at one time, and numbers of residuals: as many as stay in a core's own cache from one step to the
+#: next, and of distances more, since to begin a product costs as much.
+BLOCK, RESIDUALS = 2**20, 2**15
 
 #: Items that an error names.
 NAMED = 5
@@ -46,7 +51,7 @@ NAMED = 5
 ROUNDS, SHARES = 20, 2**22
 
 #: The distance of a code without a place, farther than any other, and what is added to that of a code that is taken.
-_NOWHERE, _TAKEN = 1e100, 1e200
+_NOWHERE, _TAKEN = 1e30, 1e36
 
 
 Rule = Literal["reassign", "uniform", "extra_code", "none"]
@@ -125,14 +130,14 @@ def reassign(paths: Paths, *, names: Sequence[str], fixed: int = 0) -> Integers:
     """
     codes, size = paths.codes.copy(), paths.codebooks.shape[1]
     places = packed(codes, size=size)
-    order = np.argsort(places)
-    ordered = places.take(order)
-    movers = _movers(paths, ordered, order, fixed=fixed)
+    order, ordered = _in_order(places)
+    is_first = _is_first(ordered)
+    movers = _movers(paths, order, is_first, fixed=fixed)
     if len(movers) == 0:
         return codes
     _require_room(codes, places, movers, size=size, names=names)
     with _one_thread():
-        found = _Matching(paths, kept=_distinct(ordered), movers=movers, original=places[movers]).places()
+        found = _Matching(paths, kept=ordered[is_first], movers=movers, original=places[movers]).places()
     codes[movers, -1] = found % size
     if codes.shape[1] > 1:
         codes[movers, -2] = found // size % size
@@ -165,8 +170,8 @@ def respread(paths: Paths, *, sinkhorn: Sinkhorn) -> Integers:
 def _groups(codes: Integers, *, size: int) -> list[Integers]:
     """Return the items with the same codes (N, L), those of equally large groups together: (G, g) of each g above 1."""
     places = packed(codes, size=size)
-    order = np.argsort(places, kind="stable")
-    starts = np.flatnonzero(_is_first(places[order]))
+    order, ordered = _in_order(places)
+    starts = np.flatnonzero(_is_first(ordered))
     lengths = np.diff(starts, append=len(order))
     found = []
     for length in np.unique(lengths[lengths > 1]):
@@ -184,8 +189,8 @@ def add_code(codes: Integers, *, size: int, names: Sequence[str]) -> Integers:
     Raises DataError where more items share their codes than a level has codes, which is `size`.
     """
     places = packed(codes, size=size)
-    order = np.argsort(places, kind="stable")
-    starts = np.flatnonzero(_is_first(places[order]))
+    order, ordered = _in_order(places)
+    starts = np.flatnonzero(_is_first(ordered))
     lengths = np.diff(starts, append=len(order))
     if len(lengths) and lengths.max() > size:
         group = order[starts[lengths.argmax()] :][: lengths.max()]
@@ -201,9 +206,9 @@ def add_code(codes: Integers, *, size: int, names: Sequence[str]) -> Integers:
 def require_distinct(codes: Integers, *, names: Sequence[str]) -> None:
     """Raise DataError, naming some, where two items have the same codes (N, L)."""
     places = packed(codes, size=int(codes.max(initial=0)) + 1)
-    if len(_distinct(np.sort(places))) < len(places):
-        _, first, inverse = np.unique(places, return_index=True, return_inverse=True)
-        repeated = np.flatnonzero(first[inverse] != np.arange(len(places)))
+    if not _is_first(np.sort(places)).all():
+        order, ordered = _in_order(places)
+        repeated = np.sort(order[~_is_first(ordered)])
         raise DataError(
             f"expected an ID of its own for each of {len(codes)} items, found {len(repeated)} that have another's: "
             f"{_some(repeated, names)}"
@@ -222,16 +227,30 @@ class _Matching:
     def __init__(self, paths: Paths, *, kept: Integers, movers: Integers, original: Integers) -> None:
         self.size = paths.codebooks.shape[1]
         self.paths, self.movers, self.original = paths, movers, original
-        self.urgency = np.arange(len(movers), 0, -1, dtype=np.int32)
+        numbers = np.int16 if len(movers) < np.iinfo(np.int16).max else np.int32  # the table is most of the memory
+        self.urgency = np.arange(len(movers), 0, -1, dtype=numbers)
         self.last = _Distances(paths.codebooks[-1])
-        self.second_last = _Distances(paths.codebooks[-2]) if len(paths.codebooks) > 1 else None
-        self.buckets = self._reachable(kept)
+        homes = original // self.size  # sorted, as the rule has it
+        is_first = _is_first(homes)
+        self.buckets, self.own = homes[is_first], is_first.cumsum() - 1
+        firsts, counts = self._within(kept)
+        others = self._others(np.bincount(self.own) + counts)
+        if len(others):
+            self.buckets = np.union1d(self.buckets, others)
+            self.own = np.searchsorted(self.buckets, homes)
+            firsts, counts = self._within(kept)
         # Zeros cost no memory before they are written: few of the rows that can be reached ever are.
-        self.table = np.zeros((len(self.buckets), self.size), dtype=np.int32)
-        self.own = np.searchsorted(self.buckets, original // self.size)
+        self.table = np.zeros((len(self.buckets), self.size), dtype=numbers)
         self.free = np.full(len(self.buckets), self.size)
-        self.least = np.zeros(len(self.buckets), dtype=np.int32)
-        self._hold(self._slots_in_reach(kept), urgency=len(movers) + 1)
+        self.least = np.zeros(len(self.buckets), dtype=numbers)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(rows)) + np.repeat(firsts - (np.cumsum(counts) - counts), counts)
+        self._hold(rows * self.size + kept[within] % self.size, urgency=len(movers) + 1)
+
+    @cached_property
+    def second_last(self) -> "_Distances":
+        """The distances to the codes that most crowds have no need of."""
+        return _Distances(self.paths.codebooks[-2])
 
     def places(self) -> Integers:
         """Return the place (K,) that each mover ends up with."""
@@ -249,29 +268,17 @@ class _Matching:
             seekers = np.concatenate([seekers[~won], len(self.movers) - displaced[displaced > 0]])
         return self.buckets[held // self.size] * self.size + held % self.size
 
-    def _reachable(self, kept: Integers) -> Integers:
-        """Return, sorted, the movers' own buckets and, where one overflows, all of those that begin as it does."""
-        movers = self.original // self.size
-        own = _distinct(movers)
-        if not self.second_last:
-            return own
-        _, keepers = self._within(kept, own)
-        items = np.diff(np.searchsorted(movers, own), append=len(movers)) + keepers
-        overflowing = _distinct(own[items > self.size] // self.size)
-        others = (overflowing[:, None] * self.size + np.arange(self.size)).reshape(-1)
-        return np.union1d(own, others) if len(others) else own
+    def _others(self, items: Integers) -> Integers:
+        """Return the buckets that begin as one of `buckets` does that its items, so many in each, overflow."""
+        if len(self.paths.codebooks) == 1:
+            return np.empty(0, dtype=np.int64)
+        overflowing = _distinct(self.buckets[items > self.size] // self.size)
+        return (overflowing[:, None] * self.size + np.arange(self.size)).reshape(-1)
 
-    def _within(self, kept: Integers, buckets: Integers) -> tuple[Integers, Integers]:
-        """Return, for each of buckets, the index of the first one of the places kept in it, and how many there are."""
-        bounds = np.searchsorted(kept, np.stack([buckets, buckets + 1]) * self.size)
+    def _within(self, kept: Integers) -> tuple[Integers, Integers]:
+        """Return, for each of `buckets`, the index of the first of the places kept in it, and how many there are."""
+        bounds = np.searchsorted(kept, np.stack([self.buckets, self.buckets + 1]) * self.size)
         return bounds[0], bounds[1] - bounds[0]
-
-    def _slots_in_reach(self, kept: Integers) -> Integers:
-        """Return those of the places kept, as slots, that are in a bucket of `buckets`."""
-        firsts, counts = self._within(kept, self.buckets)
-        rows = np.repeat(np.arange(len(counts)), counts)
-        within = np.arange(len(rows)) + np.repeat(firsts - (np.cumsum(counts) - counts), counts)
-        return rows * self.size + kept[within] % self.size
 
     def _hold(self, slots: Integers, *, urgency: int) -> None:
         """Let free, distinct slots be held with an urgency."""
@@ -300,19 +307,34 @@ class _Matching:
 
     def _nearest_open(self, seekers: Integers, rows: Integers) -> Integers:
         """Return the slot nearest to each of seekers among those of its row (B,) that are open to it."""
-        distances = self.last.of(_last_residuals(self.paths, self.movers[seekers]))
+        residuals = _last_residuals(self.paths, self.movers[seekers])
+        distances, errors = self.last.roughly(residuals)
+        codes, leads = self._nearest_of(distances, seekers, rows)
+        unsure = np.flatnonzero(~(leads > errors))
+        if len(unsure):
+            exact = self.last.of(residuals[unsure])
+            codes[unsure], _ = self._nearest_of(exact, seekers[unsure], rows[unsure])
+        return rows * self.size + codes
+
+    def _nearest_of(self, distances: AnyFloats, seekers: Integers, rows: Integers) -> tuple[Integers, AnyFloats]:
+        """Return the nearest code open to each of seekers (B,), and how much farther the next is at least.
+
+        distances (B, M) are written over.
+        """
+        every, urgency = np.arange(len(seekers)), self.urgency[seekers]
         at_home = np.flatnonzero(rows == self.own[seekers])
         distances[at_home, self.original[seekers[at_home]] % self.size] = np.inf  # kept, and most often the nearest
-        slots = rows * self.size + distances.argmin(axis=1)
-        closed = np.flatnonzero(self.table.reshape(-1)[slots] >= self.urgency[seekers])
+        codes = distances.argmin(axis=1)
+        closed = np.flatnonzero(self.table[rows, codes] >= urgency)
         others = distances.take(closed, axis=0)
-        others += _TAKEN * (self.table.take(rows[closed], axis=0) >= self.urgency[seekers[closed], None])
-        slots[closed] = rows[closed] * self.size + others.argmin(axis=1)
-        return slots
+        others[self.table.take(rows[closed], axis=0) >= urgency[closed, None]] += _TAKEN
+        distances[closed], codes[closed] = others, others.argmin(axis=1)
+        nearest = distances[every, codes]
+        distances[every, codes] = np.inf
+        return codes, distances[every, distances.argmin(axis=1)] - nearest
 
     def _other_rows(self, seekers: Integers) -> Integers:
         """Return the row of the bucket that each of seekers, whose own is closed to it, likes best of those open."""
-        assert self.second_last is not None  # noqa: S101 - one bucket alone has room for all, or _require_room raised
         rows = np.empty(len(seekers), dtype=np.int64)
         step = max(1, BLOCK // self.size)
         for start in range(0, len(seekers), step):
@@ -329,14 +351,30 @@ class _Distances:
     """Squared distances to the codes of one level, but for the part |r|^2 that is the same for all of them."""
 
     def __init__(self, codebook: NDArray[np.float32]) -> None:
-        codes = torch.from_numpy(codebook).double()
-        placed = ~codes.sum(dim=1).isnan()
-        self.codes = codes.where(placed[:, None], 0).T
-        self.squares = self.codes.square().sum(dim=0).where(placed, _NOWHERE)
+        placed = ~np.isnan(codebook.sum(axis=1))
+        codes = np.where(placed[:, None], codebook, 0).astype(np.float64)
+        squares = np.einsum("md,md->m", codes, codes)
+        self.longest = math.sqrt(squares.max())
+        self.doubled, self.squares = -2 * codes, np.where(placed, squares, _NOWHERE)
+        self.rough_doubled, self.rough_squares = (
+            torch.from_numpy(each.astype(np.float32)) for each in (self.doubled, self.squares)
+        )
 
     def of(self, residuals: NDArray[np.float32]) -> Floats:
         """Return |e|^2 - 2 r e, of shape (B, M), for residuals r (B, d)."""
-        return torch.addmm(self.squares, torch.from_numpy(residuals).double(), self.codes, alpha=-2).numpy()
+        squares, doubled = torch.from_numpy(self.squares), torch.from_numpy(self.doubled)
+        return torch.addmm(squares, torch.from_numpy(residuals).double(), doubled.T).numpy()
+
+    def roughly(self, residuals: NDArray[np.float32]) -> tuple[AnyFloats, AnyFloats]:
+        """Return the same in 32 bits, and how far two of a residual's distances can so be from their difference (B,).
+
+        A sum of d products is off by at most d + 2 roundings of what the sizes of its terms add up to (Higham,
+        Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); of two sums both are.
+        """
+        found = linear(torch.from_numpy(residuals), self.rough_doubled, self.rough_squares).numpy()
+        lengths = np.sqrt(np.einsum("nd,nd->n", residuals, residuals))
+        sizes = self.longest * (self.longest + 2 * lengths)
+        return found, 2 * (residuals.shape[1] + 2) * np.finfo(np.float32).eps * sizes
 
 
 @contextmanager
@@ -350,12 +388,30 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _in_order(numbers: Integers) -> tuple[Integers, Integers]:
+    """Return which of numbers (N,), none below 0, is the smallest, the next, ..., and the numbers in that order.
+
+    Of equals the first comes first. A number and where it stands are sorted as one number, which takes less than half
+    the time of sorting by numbers.
+    """
+    bits = len(numbers).bit_length()
+    fitting = _fitting(numbers, factor=2**bits)
+    pairs = fitting << bits
+    pairs += np.arange(len(numbers))
+    pairs.sort()
+    order = pairs & (2**bits - 1)
+    if fitting is not numbers:
+        return order, numbers[order]
+    pairs >>= bits
+    return order, pairs
+
+
 def _distinct(numbers: Integers) -> Integers:
     """Return the distinct ones of sorted numbers."""
     return numbers[_is_first(numbers)]
 
 
-def _is_first(numbers: Integers) -> NDArray[np.bool_]:
+def _is_first(numbers: Integers | Floats) -> NDArray[np.bool_]:
     """Return, for each of sorted numbers, whether it is the first of its like."""
     first = np.ones(len(numbers), dtype=np.bool_)
     np.not_equal(numbers[1:], numbers[:-1], out=first[1:])
@@ -369,9 +425,11 @@ def packed(codes: Integers, *, size: int) -> Integers:
     digits would not fit.
     """
     place = np.zeros(len(codes), dtype=np.int64)
+    all_fit = size ** codes.shape[1] <= np.iinfo(np.int64).max
     for level, column in enumerate(codes.T):
-        digits = {1: 0, 2: 2}.get(codes.shape[1] - level, 1)  # those that have to fit behind what is there so far
-        place = _fitting(place, factor=size**digits)
+        if not all_fit:
+            digits = {1: 0, 2: 2}.get(codes.shape[1] - level, 1)  # those that have to fit behind what is there so far
+            place = _fitting(place, factor=size**digits)
         place *= size
         place += column
     return place
@@ -384,29 +442,34 @@ def _fitting(numbers: Integers, *, factor: int) -> Integers:
     return numbers
 
 
-def _movers(paths: Paths, places: Integers, order: Integers, *, fixed: int) -> Integers:
+def _movers(paths: Paths, order: Integers, is_first: NDArray[np.bool_], *, fixed: int) -> Integers:
     """Return the items (K,) that cannot keep their codes, in the order of the rule.
 
-    places (N,) are sorted, and order (N,) are the items in that order. Of those with the same codes one of the first
-    `fixed` items comes before all others.
+    order (N,) are the items by their codes, and is_first tells for which of them no earlier one has the same. Of items
+    with the same codes one of the first `fixed` comes before all others.
     """
-    follows = ~_is_first(places)  # another item of the same codes
-    crowded = follows | np.append(follows[1:], False)
-    items = order[crowded]
+    follows = ~is_first
+    crowded = np.flatnonzero(follows | np.append(follows[1:], False))
+    items, follows = order[crowded], follows[crowded]
     distances = np.where(items < fixed, -1, _own_distances(paths, items))
-    table = pl.DataFrame({"place": places[crowded], "distance": distances, "item": items})
-    return table.sort("place", "distance", "item")["item"].to_numpy()[follows[crowded]]  # the first of each group stays
+    by_distance = np.argsort(distances)
+    ranks = np.empty(len(items), dtype=np.int64)
+    ranks[by_distance] = _is_first(distances[by_distance]).cumsum()
+    groups = (~follows).cumsum()
+    order, _ = _in_order(groups * (len(items) + 1) + ranks)
+    return items[order][follows]  # the first of each group stays
 
 
 def _own_distances(paths: Paths, items: Integers) -> Floats:
-    """Return the squared distance (B,) of each of items from its own last-level code."""
+    """Return the squared distance (B,) of each of items from its own last-level code, inf where that has no place."""
     distances = np.empty(len(items))
-    step = max(1, BLOCK // max(paths.codebooks.shape[2], 1))
+    step = max(1, RESIDUALS // max(paths.codebooks.shape[2], 1))
     for start in range(0, len(items), step):
         part = items[start : start + step]
-        gaps = _last_residuals(paths, part).astype(np.float64)
-        gaps -= paths.codebooks[-1][paths.codes[part, -1]]
+        places = paths.codebooks[-1].take(paths.codes[part, -1], axis=0)
+        gaps = np.subtract(_last_residuals(paths, part), places, dtype=np.float64)
         distances[start : start + step] = np.einsum("nd,nd->n", gaps, gaps)
+    distances[np.isnan(distances)] = np.inf
     return distances
 
 
