@@ -50,8 +50,16 @@ NAMED = 5
 #: Rounds of `respread` at most, as published, and shares computed at one time.
 ROUNDS, SHARES = 20, 2**22
 
-#: The distance of a code without a place, farther than any other, and what is added to that of a code that is taken.
-_NOWHERE, _TAKEN = 1e30, 1e36
+#: The distance of a code without a place, farther than any other, and what is added to that of a code that is taken; by
+#: how the distances are computed.
+_NOWHERE = {np.dtype(np.float64): 1e100, np.dtype(np.float32): 1e30}
+_TAKEN = {np.dtype(np.float64): 1e200, np.dtype(np.float32): 1e36}
+
+#: Squared lengths for which 32 bits have room, whatever is computed from them.
+_SMALLEST, _LARGEST = 1e-25, 1e28
+
+#: Numbers of a residual from which products take long enough that 32 bits save more than they cost.
+_WIDE = 16
 
 
 Rule = Literal["reassign", "uniform", "extra_code", "none"]
@@ -308,9 +316,12 @@ class _Matching:
     def _nearest_open(self, seekers: Integers, rows: Integers) -> Integers:
         """Return the slot nearest to each of seekers among those of its row (B,) that are open to it."""
         residuals = _last_residuals(self.paths, self.movers[seekers])
-        distances, errors = self.last.roughly(residuals)
-        codes, leads = self._nearest_of(distances, seekers, rows)
-        unsure = np.flatnonzero(~(leads > errors))
+        codes, unsure = np.empty(len(seekers), dtype=np.int64), np.arange(len(seekers))
+        if residuals.shape[1] >= _WIDE:
+            distances, errors = self.last.roughly(residuals)
+            with np.errstate(over="ignore", invalid="ignore"):  # where 32 bits have no room, and their errors no bound
+                codes, leads = self._nearest_of(distances, seekers, rows)
+            unsure = np.flatnonzero(~(leads > errors))
         if len(unsure):
             exact = self.last.of(residuals[unsure])
             codes[unsure], _ = self._nearest_of(exact, seekers[unsure], rows[unsure])
@@ -327,7 +338,7 @@ class _Matching:
         codes = distances.argmin(axis=1)
         closed = np.flatnonzero(self.table[rows, codes] >= urgency)
         others = distances.take(closed, axis=0)
-        others[self.table.take(rows[closed], axis=0) >= urgency[closed, None]] += _TAKEN
+        others[self.table.take(rows[closed], axis=0) >= urgency[closed, None]] += _TAKEN[distances.dtype]
         distances[closed], codes[closed] = others, others.argmin(axis=1)
         nearest = distances[every, codes]
         distances[every, codes] = np.inf
@@ -342,7 +353,7 @@ class _Matching:
             first = self.original[part] // self.size // self.size * self.size
             alike = np.searchsorted(self.buckets, first)[:, None] + np.arange(self.size)
             distances = self.second_last.of(self.paths.residuals[self.movers[part]])
-            distances += _TAKEN * (self.least[alike] >= self.urgency[part, None])
+            distances += _TAKEN[distances.dtype] * (self.least[alike] >= self.urgency[part, None])
             rows[start : start + step] = alike[:, 0] + distances.argmin(axis=1)
         return rows
 
@@ -355,26 +366,39 @@ class _Distances:
         codes = np.where(placed[:, None], codebook, 0).astype(np.float64)
         squares = np.einsum("md,md->m", codes, codes)
         self.longest = math.sqrt(squares.max())
-        self.doubled, self.squares = -2 * codes, np.where(placed, squares, _NOWHERE)
+        self.doubled, self.squares = -2 * codes, np.where(placed, squares, _NOWHERE[squares.dtype])
+        farthest = _NOWHERE[np.dtype(np.float32)]
         self.rough_doubled, self.rough_squares = (
-            torch.from_numpy(each.astype(np.float32)) for each in (self.doubled, self.squares)
+            torch.from_numpy(np.clip(each, -farthest, farthest).astype(np.float32))
+            for each in (self.doubled, self.squares)
         )
+        self.first: Integers | None = None  # of the codes with the same place (M,), where there are such
+        if len(np.unique(self.squares)) < len(codes):
+            places = np.column_stack([codes, self.squares])
+            _, first, inverse = np.unique(places, axis=0, return_index=True, return_inverse=True)
+            self.first = first[inverse.reshape(-1)]
 
     def of(self, residuals: NDArray[np.float32]) -> Floats:
-        """Return |e|^2 - 2 r e, of shape (B, M), for residuals r (B, d)."""
+        """Return |e|^2 - 2 r e, of shape (B, M), for residuals r (B, d).
+
+        Codes with the same place are equally far, which a product does not care for in all of its columns.
+        """
         squares, doubled = torch.from_numpy(self.squares), torch.from_numpy(self.doubled)
-        return torch.addmm(squares, torch.from_numpy(residuals).double(), doubled.T).numpy()
+        found: Floats = torch.addmm(squares, torch.from_numpy(residuals).double(), doubled.T).numpy()
+        return found if self.first is None else found[:, self.first]
 
     def roughly(self, residuals: NDArray[np.float32]) -> tuple[AnyFloats, AnyFloats]:
         """Return the same in 32 bits, and how far two of a residual's distances can so be from their difference (B,).
 
         A sum of d products is off by at most d + 2 roundings of what the sizes of its terms add up to (Higham,
-        Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); of two sums both are.
+        Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); of two sums both are. There is no bound
+        where 32 bits have no room for what is so large or so small.
         """
         found = linear(torch.from_numpy(residuals), self.rough_doubled, self.rough_squares).numpy()
-        lengths = np.sqrt(np.einsum("nd,nd->n", residuals, residuals))
+        lengths = np.sqrt(np.einsum("nd,nd->n", residuals, residuals, dtype=np.float64))
         sizes = self.longest * (self.longest + 2 * lengths)
-        return found, 2 * (residuals.shape[1] + 2) * np.finfo(np.float32).eps * sizes
+        errors = 2 * (residuals.shape[1] + 2) * np.finfo(np.float32).eps * sizes
+        return found, np.where((sizes > _SMALLEST) & (sizes < _LARGEST), errors, np.inf)
 
 
 @contextmanager
@@ -456,8 +480,8 @@ def _movers(paths: Paths, order: Integers, is_first: NDArray[np.bool_], *, fixed
     ranks = np.empty(len(items), dtype=np.int64)
     ranks[by_distance] = _is_first(distances[by_distance]).cumsum()
     groups = (~follows).cumsum()
-    order, _ = _in_order(groups * (len(items) + 1) + ranks)
-    return items[order][follows]  # the first of each group stays
+    by_rank, _ = _in_order(groups * (len(items) + 1) + ranks)
+    return items[by_rank][follows]  # the first of each group stays
 
 
 def _own_distances(paths: Paths, items: Integers) -> Floats:
