@@ -92,6 +92,9 @@ def test_dates_in_parquet(timestamp: pl.Series, milliseconds: list[int | None], 
         (pl.Series([7, 8]), "7"),
         (pl.Series([7.0, None]), "7"),
         (pl.Series([7.5, 8]), "7.5"),
+        (pl.Series([Decimal("7.00"), Decimal("8.50")]), "7"),
+        (pl.Series([Decimal("7.50"), Decimal("8.50")]), "7.50"),
+        (pl.Series([Decimal(700), Decimal(8)]), "700"),
         (pl.Series(["007", "8"]), "007"),
         (pl.Series(["7", "8"], dtype=pl.Categorical), "7"),
         (pl.Series([2**53 + 1, 8]), "9007199254740993"),
@@ -258,7 +261,8 @@ def test_items_of_other_keys_are_told(tmp_path: Path, caplog):
     for known, told in ((keys, None), ([*keys[1:], f"00{keys[0]}"], f"items file has 1 of {len(keys)} items")):
         write(tmp_path, "items.csv", pl.DataFrame({"item": known, "title": "x"}))
         if told is None:
-            with pytest.raises(SourceError, match=f"such as '00.*', found none of these {len(keys)} items"):
+            none = rf"such as '00.*', found none of these {len(keys)} items in it, but such as '{keys[0]}'"
+            with pytest.raises(SourceError, match=none):
                 read_folder(tmp_path, max_malformed=0)
         else:
             read_folder(tmp_path, max_malformed=0)
@@ -328,6 +332,31 @@ def test_items_of_csv(tmp_path: Path):
         ("1", "Drum", "", ["a", "b"], ["1.jpg"]),
         ("2", "Horn", "Loud, new", ["c|d"], ["x.jpg", "y"]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("categories", "found"),
+    [
+        ("[Sale] Shoes|Outdoor", ["[Sale] Shoes", "Outdoor"]),
+        ("['Home', 'mug|cup']", ["Home", "mug|cup"]),
+        ("[Home|mug]", ["[Home", "mug]"]),
+    ],
+)
+def test_a_text_that_begins_like_a_list(categories: str, found: list[str], tmp_path: Path):
+    table = pl.DataFrame({"item": ["1"], "title": ["Drum"], "categories": [categories], "image": ["['a b.jpg']"]})
+    assert items(tmp_path, "items.csv", table).rows() == [("1", "Drum", "", found, ["a b.jpg"])]
+
+
+def test_objects_are_passed_over_and_told(tmp_path: Path, caplog):
+    row = {"item": "1", "title": {"en": "Drum"}, "categories": ["a", {"b": 1}], "image": [{"url": "1.jpg"}]}
+    rows = [row, {"item": "2", "title": "Horn", "description": None, "image": {"bytes": "x"}}]
+    assert items(tmp_path, "items.jsonl", "".join(f"{json.dumps(each)}\n" for each in rows)).rows() == [
+        ("1", "", "", ["a"], []),
+        ("2", "Horn", "", [], []),
+    ]
+    for name, count in (("title", 1), ("categories", 1), ("image", 2)):
+        told = f"items.jsonl: {name}: expected texts or lists of them, found objects in {count} items, such as 1"
+        assert told in caplog.text
 
 
 def test_items_of_parquet(tmp_path: Path):

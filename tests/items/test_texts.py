@@ -40,6 +40,7 @@ def cleaned(text):
         ('<a href="x?a=1&amp;b=2">3</a>,4', "3 ,4"),
         ("seen<!-- hidden > still --> again", "seen again"),
         ("3 < 5 and 7 > 6, I <3 it", "3 < 5 and 7 > 6, I <3 it"),
+        ("<![CDATA[Red <b>mug</b>]]> of <![CDATA[glass & gold]]>", "Red mug of glass & gold"),
         # scripts and styles
         ("A <script type='x'>if (a<b) {c()}</script >B<STYLE>p {x: y}</STYLE>C", "A B C"),
         ("A <script>never ends", "A"),

@@ -134,7 +134,8 @@ def test_unknown_keys_of_a_file_are_an_error_or_skipped(tessera, keys, tmp_path,
     file.write_text(json.dumps({"user": 7, "history": [keys[0], "gone"]}))
     status, _, complaint = tessera("recommend", "--file", file, "--output", output)
     assert status == 1
-    assert "gone: expected the key of an item" in complaint
+    assert f"{file}: user 7: gone: expected the key of an item" in complaint.replace("\n", "")
+    assert "--skip-unknown passes over such keys" in complaint
     assert not output.exists()
     status, *_ = tessera("recommend", "--file", file, "--output", output, "--skip-unknown")
     assert not status
@@ -148,6 +149,7 @@ def test_unknown_keys_of_a_file_are_an_error_or_skipped(tessera, keys, tmp_path,
         (['{"user": "a", "history": ["x"]}', '{"user": "a", "history": []}'], "each user once, found a again in row 1"),
         (['{"user": "a", "history": {"x": 1}}'], "expected a list of keys, found {'x': 1} in row 0"),
         (['{"user": "a", "history": "[broken"}'], "expected a list of keys, found '[broken' in row 0"),
+        (['{"user": "a", "history": [{"item": "x"}]}'], "expected a list of keys, found [{'item': 'x'}] in row 0"),
     ],
 )
 def test_what_is_wrong_with_a_history_is_named(tessera, tmp_path, rows, message):

@@ -5,18 +5,19 @@
   or a column of dates.
 - `items.jsonl`, `.csv` or `.parquet`: columns item, title, and description, categories, image where there are any.
   An image is a path relative to the folder, or a URL, or a list of them, the best first. In CSV a list is written as
-  in JSON, and categories also as `one|two`.
+  in JSON or Python, and categories also as `one|two`.
 
 Users and items are named by text; the number 12 is the name "12", in whichever file it stands.
 """
 
+import ast
 import codecs
 import csv
 import io
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,8 +26,18 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from tessera.errors import SourceError
-from tessera.items.lines import NO_RECORD, Fields, Tally, lines_of, parse_json, read_chunks, read_fields
-from tessera.items.raw_items import Content, RawItem, RawItems, Record, content_of, gather, text_of, texts_of
+from tessera.items.lines import NO_RECORD, Fields, Tally, as_text, lines_of, parse_json, read_chunks, read_fields
+from tessera.items.raw_items import (
+    Content,
+    RawItem,
+    RawItems,
+    Record,
+    content_of,
+    gather,
+    has_object,
+    text_of,
+    texts_of,
+)
 from tessera.items.reviews import reviews_of, times_in_milliseconds
 from tessera.parquet import parquet_schema, parquet_table
 
@@ -39,6 +50,9 @@ FIELDS: Fields = {"user": ("user",), "item": ("item",), "time": ("timestamp",), 
 REQUIRED_COLUMNS = ("user", "item", "timestamp")
 
 REQUIRED_OF_ITEMS = ("item", "title")
+
+#: What an item may have beside its key.
+OF_ITEMS = ("title", "description", "categories", "image")
 
 #: Types of a Parquet column that no text is made of; such columns are passed over unless they are needed.
 NO_TEXT = (pl.Binary, pl.Duration, pl.Time)
@@ -76,9 +90,12 @@ def _require_known(folder: Path, keys: pl.Series, *, known: pl.Series) -> None:
     """Raise SourceError where none of the keys of the items that were taken is known, and warn where few are."""
     unknown = keys.filter(~keys.is_in(known.implode()))
     if len(unknown) == len(keys):
+        path = _only_file(folder, "items", RECORD_READERS)
+        own = (as_text(record.get("item")) for _, record in read_records(path, expected=REQUIRED_OF_ITEMS) if record)
         raise SourceError(
             f"{folder}: expected the items file to tell of what the interactions are with, such as {keys[0]!r}, found "
-            f"none of these {len(keys)} items in it; their keys have to be the same texts, leading zeros included"
+            f"none of these {len(keys)} items in it, but such as {next(filter(None, own), None)!r}; their keys have to "
+            "be the same texts, leading zeros and what follows a point included"
         )
     if len(unknown) >= MANY_UNKNOWN * len(keys):
         log.warning("%s: the items file has %d of %d items, not %r", folder, len(known), len(keys), unknown[0])
@@ -117,15 +134,32 @@ def read_items(folder: Path, *, reviewed: pl.Series, max_malformed: float) -> Ra
 
 
 def read_item_file(path: Path, *, reviewed: frozenset[str] | None, max_malformed: float) -> RawItems:
-    """Return what the one file at path says of the reviewed items, or of all for None, as read_items does."""
-    return gather(
+    """Return what the one file at path says of the reviewed items, or of all for None, as read_items does.
+
+    Objects in cells are passed over, and warned of.
+    """
+    objects: dict[str, list[Any]] = {}
+
+    def describe(key: str, record: Record) -> RawItem:
+        for name in OF_ITEMS:
+            if has_object(record.get(name)):
+                objects.setdefault(name, []).append(key)
+        return _raw_item(key, record)
+
+    found = gather(
         read_records(path, expected=REQUIRED_OF_ITEMS),
         key_field="item",
-        describe=_raw_item,
+        describe=describe,
         reviewed=reviewed,
         source=str(path),
         max_malformed=max_malformed,
     )
+    for name, keys in objects.items():
+        expected = "expected texts or lists of them"
+        log.warning(
+            "%s: %s: %s, found objects in %d items, such as %s: passed over", path, name, expected, len(keys), keys[0]
+        )
+    return found
 
 
 def read_records(path: Path, *, expected: Sequence[str]) -> Iterator[tuple[int, Record | None]]:
@@ -223,6 +257,8 @@ def _fields_of(table: pl.DataFrame) -> pl.DataFrame:
 def _text_column(path: Path, column: pl.Series) -> pl.Series:
     """Return column as text: a whole number without a point, a date as in ISO 8601, NaN as nothing."""
     try:
+        if column.dtype.is_decimal():
+            return column.cast(pl.String).str.replace(r"\.0*$", "")
         if column.dtype.is_float():
             whole = column.cast(pl.Int64, strict=False)
             is_whole = (column == whole).fill_null(False)
@@ -407,14 +443,16 @@ def _raw_item(key: str, record: Record) -> RawItem:
 
 
 def listed(value: Any, *, separator: str | None = None) -> Any:
-    """Return the list that a text spells, and any other value as it is: `'["a", "b"]'` or, by separator, `"a|b"`."""
+    """Return the list that a text spells, and any other value as it is: `'["a", "b"]'` or, by separator, `"a|b"`.
+
+    A list may also be spelled as in Python, `"['a', 'b']"`, as a table's program writes it that knows no lists.
+    """
     if not isinstance(value, str):
         return value
     if value.startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+        for spelled in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return spelled(value)
     return [part.strip() for part in value.split(separator)] if separator else value
 
 

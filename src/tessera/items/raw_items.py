@@ -152,6 +152,12 @@ def texts_of(value: Any) -> list[str]:
     return [text] if text else []
 
 
+def has_object(value: Any) -> bool:
+    """Whether a value is a mapping, or a list that holds one, of which no text is made."""
+    parts = _laid_flat(value) if isinstance(value, list | tuple) else [value]
+    return any(isinstance(part, Mapping) for part in parts)
+
+
 def _laid_flat(parts: Sequence[Any]) -> Iterator[Any]:
     """Yield what parts and the lists in it hold, however deep these are."""
     left = [iter(parts)]

@@ -14,6 +14,9 @@ ENTITY = r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 #: An ampersand escaped any number of times over, as in `&amp;amp;quot;`: undone at once, not in a pass a level.
 ESCAPED_AMPERSAND = r"(?i)&(?:amp;|#0*38;|#x0*26;)+"
 
+#: A text that a feed marks as such, so that nothing in it has to be escaped.
+CDATA = r"(?s)<!\[CDATA\[(.*?)\]\]>"
+
 #: What a page hides: comments, and scripts and styles with all they hold, to the end where the end tag is missing. To
 #: the end only what is a tag: `<Style 3>` is none, for what a tag has, it has with =.
 HIDDEN = r"(?is)<!--.*?-->|<script\b.*?</script\s*>|<style\b.*?</style\s*>|<(?:script|style)(?:\s[^<>]*=[^<>]*)?\s*>.*"
@@ -37,7 +40,7 @@ def clean(texts: pl.Series) -> pl.Series:
 
     A text that was escaped twice is unescaped twice: `K&amp;amp;W &lt;b&gt;Gift&lt;/b&gt;` gives `K&W Gift`.
     """
-    cleaned = _unescaped(texts.fill_null(""))
+    cleaned = _unescaped(texts.fill_null("")).str.replace_all(CDATA, " $1 ")
     for pattern in (CONTROL, HIDDEN, STRAY_SCRIPT, TAG, r"\s+"):
         cleaned = cleaned.str.replace_all(pattern, " ")
     return cleaned.str.strip_chars()

@@ -14,10 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from tessera.artifacts import named_paths, require_writable, table_writer
+from tessera.errors import DataError
 from tessera.runtime import log, progress
 from tessera.using.keys import printable, unknown_key
 
 if TYPE_CHECKING:
+    from tessera.using.histories import UserHistories
     from tessera.using.recommender import Recommendation, Recommender
 
 Model = Annotated[Path, typer.Option(help="A folder of `tessera export`, or a repository in which the pipeline ran.")]
@@ -191,6 +193,8 @@ def _recommend_to_file(recommender: "Recommender", file: Path, output: Path, **o
         max_malformed=params.dataset.max_malformed,
         min_rating=params.filter.min_rating,
     )
+    if not options["skip_unknown"]:
+        _require_known(recommender, told, file=file)
     users, count = pl.Series("user", told.users, dtype=pl.String), 0
     with table_writer(output, RECOMMENDATIONS | {"user": pl.String}) as write:
         for found in recommender.tables(told.histories, progress=progress, **options):
@@ -199,6 +203,16 @@ def _recommend_to_file(recommender: "Recommender", file: Path, output: Path, **o
     _tell_of_unknown(recommender, told.histories)
     told_of = f"{counted(count, 'recommendation')} to {counted(len(told.users), 'user')}"
     out.print(f"{output}: {told_of}", markup=False, soft_wrap=True)
+
+
+def _require_known(recommender: "Recommender", told: "UserHistories", *, file: Path) -> None:
+    """Raise DataError, naming the file and the user, where a history has a key that no item has."""
+    for user, history in zip(told.users, told.histories, strict=True):
+        for key in history:
+            if key not in recommender.places:
+                shop = recommender.shop
+                error = unknown_key(key, shop.items, trained=shop.trained)
+                raise DataError(f"{file}: user {printable(user)}: {error}\n  --skip-unknown passes over such keys")
 
 
 def _tell_of_unknown(recommender: "Recommender", histories: Sequence[Sequence[str]]) -> None:

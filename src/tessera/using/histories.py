@@ -48,8 +48,10 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: 
         if user in known:
             raise SourceError(f"{path}: expected each user once, found {user} again in row {row}")
         known.add(user)
-        history = listed(record["history"], separator=CATEGORY_SEPARATOR)
-        if not isinstance(history, list | None):
+        history = listed(record["history"])
+        if isinstance(history, str) and not history.startswith("["):
+            history = listed(history, separator=CATEGORY_SEPARATOR)
+        if not isinstance(history, list | None) or any(isinstance(key, Mapping) for key in history or []):
             raise SourceError(f"{path}: expected a list of keys, found {record['history']!r} in row {row}")
         found.users.append(user)
         found.histories.append(texts_of(history))
