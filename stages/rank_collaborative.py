@@ -17,7 +17,7 @@ from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.members import Fitted, scorer_of
 from tessera.recommender.strengths import Sparse, strengths_in, strengths_table
 from tessera.recommender.transitions import Weights, transition_matrix
-from tessera.runtime import progress, run, torch_device
+from tessera.runtime import log, progress, run, torch_device
 from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, VECTORS
 
 
@@ -67,6 +67,8 @@ def main(
                 scores = lists.scores / params.collaborative.tokens
                 ranked = rankings_table(lists.items, scores, users=pl.Series(found.users), split=split, modality=member)
                 write(ranked)
+                if ranked.is_empty() and len(found.users):
+                    log.warning("%s: ranks no item for any %s user", member, split)
                 counts.setdefault(split, {})[f"{member}_users"] = len(found.users)
                 counts[split][f"{member}_rows"] = ranked.height
     write_json(metrics, counts)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 
-from tessera import recommender
+from tessera import products, recommender, tasks
 from tessera.artifacts import read_json, read_parts, read_table, whole_file, whole_folder, write_json
 from tessera.checkpoints import CheckpointStore, fingerprint
 from tessera.curves import live_curves
@@ -45,8 +46,12 @@ def main(
         return
     tokens = words.all_tokens(codes_by_modality(read_table(ids, IDS), words.modalities))
     accelerator = accelerator_on(params.device, precision=params.t5.precision)
-    where = [accelerator.num_processes, accelerator.device.type, accelerator.mixed_precision]
-    code = sorted(Path(recommender.__path__[0]).glob("*.py"))  # a training goes on only with what it began with
+    where = [accelerator.num_processes, accelerator.device.type, accelerator.mixed_precision, torch.__version__]
+    # A training goes on only with what it began with.
+    code = [
+        *map(Path, (__file__, products.__file__, tasks.__file__)),
+        *sorted(Path(recommender.__path__[0]).glob("*.py")),
+    ]
     shaping = fingerprint([params.t5.model_dump(), params.seed, *where], files=[vocabulary, ids, train, valid, *code])
     store = CheckpointStore(at_home(resume), shaping)
     with live_curves(curves) as add_to_curves:

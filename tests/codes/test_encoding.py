@@ -55,6 +55,16 @@ def test_no_items_have_no_codes(quantizer):
     assert encode(quantizer(), "text", torch.empty(0, 10), device=CPU).codes.shape == (0, 3)
 
 
+def test_residuals_that_are_no_numbers_are_refused(shop, quantizer):
+    built, vectors = quantizer(), shop().vectors["text"].clone()
+    vectors[2] = torch.inf
+    count = len(vectors)
+    with pytest.raises(
+        CheckpointError, match=rf"finite residuals of text, found others in 1 of {count} items; .*quant.lr"
+    ):
+        encode(built, "text", vectors, device=CPU)
+
+
 def test_vectors_of_another_width_are_refused(shop, quantizer):
     with pytest.raises(CheckpointError, match="expected text vectors of width 10, found 11"):
         encode(quantizer(), "text", shop().vectors["image"], device=CPU)

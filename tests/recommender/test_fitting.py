@@ -340,6 +340,17 @@ def test_a_loss_that_is_no_number_stops_the_training(world, model):
         trained(world(), model, lr=1e30, epochs=4)
 
 
+def test_a_look_that_is_no_number_stops_the_training_before_its_weights_are_kept(world, model, monkeypatch, tmp_path):
+    """The last step of an epoch can break what no loss of that epoch has told of."""
+    store = CheckpointStore(tmp_path, "training")
+    looks = iter([{"valid_loss": 1.0}, {"valid_loss": math.nan}])
+    monkeypatch.setattr(Training, "_measured", lambda _: next(looks))
+    with pytest.raises(CheckpointError, match=r"expected a finite loss, found .*nan"):
+        trained(world(), model, store=store, monitor="loss", monitor_every=1, epochs=3)
+    kept = store.load()
+    assert kept["best_epoch"] == len(kept["history"]) == 1
+
+
 def test_learning_rate_by_hand():
     rates = [learning_rate(step, steps=12, peak=1.0, warmup=1 / 6) for step in range(12)]
     assert rates[:3] == [0.5, 1.0, 1.0]

@@ -129,6 +129,18 @@ def test_patience_ends_the_training_and_keeps_the_best():
     assert are_equal(weights(usual), weights(best))
 
 
+def test_weights_that_are_no_numbers_are_an_error(monkeypatch):
+    """The last step of all can break what its loss did not tell of."""
+
+    def epoch(encoder, *_, **__):
+        encoder.items.weight.data[1, 0] = torch.inf
+        return 1.0
+
+    monkeypatch.setattr("tessera.recommender.sequence_fitting._epoch", epoch)
+    with pytest.raises(CheckpointError, match=r"expected finite weights, found others; a lower sequence\.lr may"):
+        trained(SHOP)
+
+
 def test_a_loss_that_is_no_number_is_an_error():
     with pytest.raises(CheckpointError, match=r"expected a finite loss, found nan; a lower sequence\.lr may"):
         trained(SHOP, lr=1e30)

@@ -9,7 +9,7 @@ import pytest
 from stages.embed_collaborative import main
 from stages.rank_collaborative import main as rank_collaborative
 from tessera.artifacts import read_table, write_table
-from tessera.errors import CheckpointError
+from tessera.errors import CheckpointError, DataError
 from tessera.schemas import INTERACTIONS, RANKINGS, VECTORS
 from tests.recommender.conftest import circle_interactions
 
@@ -104,6 +104,31 @@ def test_an_item_without_training_interactions_is_absent(embed):
     matrix = vectors["vector"].to_numpy()
     assert matrix[3] == pytest.approx(np.delete(matrix, 3, axis=0).mean(axis=0), abs=1e-6)
     assert metrics["present"] == ITEMS - 1
+
+
+def test_an_item_that_no_sequence_tells_of_is_absent(embed):
+    """Who took item 3 took nothing else in training, and a sequence of one item tells nothing."""
+    others = SHOP.filter(pl.col("item") != 3)
+    alone = SHOP.filter(pl.col("user") == 0).with_columns(user=pl.lit(99, pl.UInt32))
+    alone = alone.filter((pl.col("split") != "train") | (pl.col("position") == 0))
+    alone = alone.with_columns(item=pl.when(split="train").then(pl.lit(3, pl.UInt32)).otherwise("item"))
+    vectors, *_ = embed(shop=pl.concat([others, alone]))
+    assert vectors["present"].to_list() == [item != 3 for item in range(ITEMS)]
+
+
+def test_patience_needs_validation_items(embed):
+    with pytest.raises(DataError, match=r"sequence\.patience: expected validation items with a history.* found none"):
+        embed({"sequence.patience": 1}, SHOP.filter(pl.col("split") != "valid"))
+
+
+def test_a_member_that_ranks_nothing_is_told_of(embed, rank, monkeypatch, caplog):
+    embed()
+    monkeypatch.setattr(
+        "stages.rank_collaborative.scorer",
+        lambda *_, items, **__: lambda found: np.full((len(found.users), items), -np.inf),
+    )
+    rank({"collaborative.members": ["sasrec"]})
+    assert "sasrec: ranks no item for any test user" in caplog.text
 
 
 @pytest.mark.parametrize("encoder", ["sasrec", "bert4rec"])

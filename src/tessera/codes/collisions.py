@@ -58,8 +58,8 @@ _TAKEN = {np.dtype(np.float64): 1e200, np.dtype(np.float32): 1e36}
 #: Squared lengths for which 32 bits have room, whatever is computed from them.
 _SMALLEST, _LARGEST = 1e-25, 1e28
 
-#: Numbers of a residual from which products take long enough that 32 bits save more than they cost.
-_WIDE = 16
+#: Numbers of a residual, and multiplications, from which a product takes so long that 32 bits save more than they cost.
+_WIDE, _LONG = 16, 2**20
 
 
 Rule = Literal["reassign", "uniform", "extra_code", "none"]
@@ -270,6 +270,8 @@ class _Matching:
             before = holders[slots]
             np.maximum.at(holders, slots, self.urgency[seekers])
             won = holders[slots] == self.urgency[seekers]
+            if not won.any():
+                raise DataError("residuals: expected finite numbers, found some to which no code is near")
             winners, displaced = seekers[won], before[won]
             held[winners] = slots[won]
             self._watch(slots[won], taken=displaced == 0)
@@ -317,7 +319,7 @@ class _Matching:
         """Return the slot nearest to each of seekers among those of its row (B,) that are open to it."""
         residuals = _last_residuals(self.paths, self.movers[seekers])
         codes, unsure = np.empty(len(seekers), dtype=np.int64), np.arange(len(seekers))
-        if residuals.shape[1] >= _WIDE:
+        if residuals.shape[1] >= _WIDE and residuals.size * self.size >= _LONG:
             distances, errors = self.last.roughly(residuals)
             with np.errstate(over="ignore", invalid="ignore"):  # where 32 bits have no room, and their errors no bound
                 codes, leads = self._nearest_of(distances, seekers, rows)
@@ -395,8 +397,8 @@ class _Distances:
         where 32 bits have no room for what is so large or so small.
         """
         found = linear(torch.from_numpy(residuals), self.rough_doubled, self.rough_squares).numpy()
-        lengths = np.sqrt(np.einsum("nd,nd->n", residuals, residuals, dtype=np.float64))
-        sizes = self.longest * (self.longest + 2 * lengths)
+        lengths = np.sqrt(np.einsum("nd,nd->n", residuals, residuals)).astype(np.float64)
+        sizes = max(self.longest, _SMALLEST) * (self.longest + 2 * lengths)
         errors = 2 * (residuals.shape[1] + 2) * np.finfo(np.float32).eps * sizes
         return found, np.where((sizes > _SMALLEST) & (sizes < _LARGEST), errors, np.inf)
 
@@ -448,9 +450,9 @@ def packed(codes: Integers, *, size: int) -> Integers:
     Base M; what comes before the last two digits is a number of what the codes there mean, not their digits, where
     digits would not fit.
     """
-    place = np.zeros(len(codes), dtype=np.int64)
+    place = codes[:, 0].astype(np.int64)
     all_fit = size ** codes.shape[1] <= np.iinfo(np.int64).max
-    for level, column in enumerate(codes.T):
+    for level, column in enumerate(codes.T[1:], start=1):
         if not all_fit:
             digits = {1: 0, 2: 2}.get(codes.shape[1] - level, 1)  # those that have to fit behind what is there so far
             place = _fitting(place, factor=size**digits)
@@ -473,7 +475,9 @@ def _movers(paths: Paths, order: Integers, is_first: NDArray[np.bool_], *, fixed
     with the same codes one of the first `fixed` comes before all others.
     """
     follows = ~is_first
-    crowded = np.flatnonzero(follows | np.append(follows[1:], False))
+    crowds = follows.copy()
+    crowds[:-1] |= follows[1:]
+    crowded = np.flatnonzero(crowds)
     items, follows = order[crowded], follows[crowded]
     distances = np.where(items < fixed, -1, _own_distances(paths, items))
     by_distance = np.argsort(distances)

@@ -44,7 +44,8 @@ def encode(quantizer: CrossModalQuantizer, modality: str, vectors: Rows, *, devi
     Every batch has the same number of rows (the last one reaches back), so that equal vectors get equal residuals:
     matrix products of other shapes may round otherwise.
 
-    Raises CheckpointError where the quantizer was trained on vectors of another width, or without this modality.
+    Raises CheckpointError where the quantizer was trained on vectors of another width, or without this modality, or
+    gives residuals that are no numbers.
     """
     part = quantizer.of(modality).to(device).eval()
     levels, size, width = part.codebooks.shape
@@ -61,4 +62,10 @@ def encode(quantizer: CrossModalQuantizer, modality: str, vectors: Rows, *, devi
         found = part.quantise(part.latents(vectors[batch].to(device)))
         codes[batch] = found[0].cpu()
         residuals[batch] = found[1][max(levels - 2, 0)].cpu()
+    if not residuals.isfinite().all():
+        broken = int((~residuals.isfinite()).any(dim=1).sum())
+        raise CheckpointError(
+            f"quantizer: expected finite residuals of {modality}, found others in {broken} of {count} items; a lower "
+            "quant.lr may help"
+        )
     return Paths(codes.numpy(), residuals.numpy(), part.codebooks.cpu().numpy())

@@ -280,8 +280,7 @@ class Training:
             "train_loss": token_loss / tokens,
             "implicit_loss": implicit / len(steps),
         }
-        if not all(map(math.isfinite, row.values())):
-            raise CheckpointError(f"t5: expected a finite loss, found {row}; a lower t5.lr may help")
+        _require_finite(row)
         return row
 
     def looked(self, state: State, row: dict[str, float]) -> State:
@@ -290,6 +289,7 @@ class Training:
         if (state.epoch + 1) % self.settings.monitor_every and not is_last:
             return state._replace(history=[*state.history, row])
         row = row | self._measured()
+        _require_finite(row)
         value = -row["valid_loss"] if self.settings.monitor == "loss" else row[f"valid_{self.settings.monitor}"]
         history = [*state.history, row]
         if value <= state.best_value:
@@ -349,6 +349,12 @@ class Training:
     def _over_processes(self, sums: Tensor) -> list[float]:
         total: list[float] = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         return total
+
+
+def _require_finite(row: Mapping[str, float]) -> None:
+    """Raise CheckpointError where a number of an epoch's row is none, so that no such weights are kept."""
+    if not all(map(math.isfinite, row.values())):
+        raise CheckpointError(f"t5: expected a finite loss, found {row}; a lower t5.lr may help")
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, *, steps: int, settings: Settings) -> float:

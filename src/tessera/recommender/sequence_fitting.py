@@ -68,9 +68,14 @@ def fit(
     NDCG@10 on them, and the best weights are kept. Without them nothing is looked at but training items, and the last
     weights are kept. Batches, masks and dropout follow from seed. progress wraps the epochs.
 
-    Raises DataError where no user has two training items, and CheckpointError where the loss is no longer a number.
+    Raises DataError where no user has two training items or valid is empty, and CheckpointError where the loss or a
+    weight is no longer a number.
     """
     windows = training_windows(interactions, max_history=encoder.sizes.max_history)
+    if valid is not None and not len(valid.targets):
+        raise DataError(
+            "sequence.patience: expected validation items with a history to look at, found none; with 0 none is needed"
+        )
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     history: list[dict[str, float]] = []
@@ -89,6 +94,8 @@ def fit(
             if epoch - best_epoch >= settings.patience:
                 break
     encoder.load_state_dict(best)
+    if not all(weight.isfinite().all() for weight in best.values()):
+        raise CheckpointError("sequence encoder: expected finite weights, found others; a lower sequence.lr may help")
     return Fitted(encoder.eval(), pl.DataFrame(history), best_epoch or len(history))
 
 
