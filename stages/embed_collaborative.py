@@ -31,7 +31,7 @@ def main(
         write_nothing(encoder, vectors, history, metrics)
         return
     from tessera.recommender.sequence_encoder import Sizes, new_encoder, save_encoder
-    from tessera.recommender.sequence_fitting import Settings, fit, training_windows
+    from tessera.recommender.sequence_fitting import Settings, fit
 
     table = read_table(interactions, INTERACTIONS)
     items = table["item"].unique().sort()
@@ -52,7 +52,7 @@ def main(
         seed=params.seed,
         progress=partial(progress, title="epochs"),
     )
-    trained = np.isin(items.to_numpy(), training_windows(table, max_history=sizes.max_history).values.numpy())
+    trained = np.isin(items.to_numpy(), fitted.items.numpy())
     embeddings = fitted.encoder.items.weight.detach()[: len(items)].cpu().numpy().copy()  # to be filled
     filled = fill_absent(Vectors(embeddings, trained), modality="collaborative")
     with whole_folder(encoder) as folder:

@@ -359,6 +359,12 @@ def test_objects_are_passed_over_and_told(tmp_path: Path, caplog):
         assert told in caplog.text
 
 
+def test_objects_in_a_list_of_csv_are_told(tmp_path: Path, caplog):
+    table = pl.DataFrame({"item": ["1"], "title": ["Drum"], "image": ['[{"url": "1.jpg"}]']})
+    assert items(tmp_path, "items.csv", table).rows() == [("1", "Drum", "", [], [])]
+    assert "items.csv: image: expected texts or lists of them, found objects in 1 items, such as 1" in caplog.text
+
+
 def test_items_of_parquet(tmp_path: Path):
     table = pl.DataFrame({"item": [1.0, 2.0], "title": ["Drum", None], "image": [["a", "b"], []], "other": [1, 2]})
     assert items(tmp_path, "items.parquet", table).rows() == [

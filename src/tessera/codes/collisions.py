@@ -322,19 +322,20 @@ class _Matching:
         if residuals.shape[1] >= _WIDE and residuals.size * self.size >= _LONG:
             distances, errors = self.last.roughly(residuals)
             with np.errstate(over="ignore", invalid="ignore"):  # where 32 bits have no room, and their errors no bound
-                codes, leads = self._nearest_of(distances, seekers, rows)
+                codes = self._nearest_of(distances, seekers, rows)
+                leads = _leads(distances, codes)
             unsure = np.flatnonzero(~(leads > errors))
         if len(unsure):
             exact = self.last.of(residuals[unsure])
-            codes[unsure], _ = self._nearest_of(exact, seekers[unsure], rows[unsure])
+            codes[unsure] = self._nearest_of(exact, seekers[unsure], rows[unsure])
         return rows * self.size + codes
 
-    def _nearest_of(self, distances: AnyFloats, seekers: Integers, rows: Integers) -> tuple[Integers, AnyFloats]:
-        """Return the nearest code open to each of seekers (B,), and how much farther the next is at least.
+    def _nearest_of(self, distances: AnyFloats, seekers: Integers, rows: Integers) -> Integers:
+        """Return the nearest code open to each of seekers (B,).
 
-        distances (B, M) are written over.
+        Where the nearest of all is not open, distances (B, M) are made so large that none is before one that is.
         """
-        every, urgency = np.arange(len(seekers)), self.urgency[seekers]
+        urgency = self.urgency[seekers]
         at_home = np.flatnonzero(rows == self.own[seekers])
         distances[at_home, self.original[seekers[at_home]] % self.size] = np.inf  # kept, and most often the nearest
         codes = distances.argmin(axis=1)
@@ -342,9 +343,7 @@ class _Matching:
         others = distances.take(closed, axis=0)
         others[self.table.take(rows[closed], axis=0) >= urgency[closed, None]] += _TAKEN[distances.dtype]
         distances[closed], codes[closed] = others, others.argmin(axis=1)
-        nearest = distances[every, codes]
-        distances[every, codes] = np.inf
-        return codes, distances[every, distances.argmin(axis=1)] - nearest
+        return codes
 
     def _other_rows(self, seekers: Integers) -> Integers:
         """Return the row of the bucket that each of seekers, whose own is closed to it, likes best of those open."""
@@ -401,6 +400,14 @@ class _Distances:
         sizes = max(self.longest, _SMALLEST) * (self.longest + 2 * lengths)
         errors = 2 * (residuals.shape[1] + 2) * np.finfo(np.float32).eps * sizes
         return found, np.where((sizes > _SMALLEST) & (sizes < _LARGEST), errors, np.inf)
+
+
+def _leads(distances: AnyFloats, codes: Integers) -> AnyFloats:
+    """Return how much farther the next of distances (B, M) is than the nearest, at codes (B,), which they lose."""
+    every = np.arange(len(codes))
+    nearest = distances[every, codes]
+    distances[every, codes] = np.inf
+    return distances[every, distances.argmin(axis=1)] - nearest
 
 
 @contextmanager

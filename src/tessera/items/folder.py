@@ -51,9 +51,6 @@ REQUIRED_COLUMNS = ("user", "item", "timestamp")
 
 REQUIRED_OF_ITEMS = ("item", "title")
 
-#: What an item may have beside its key.
-OF_ITEMS = ("title", "description", "categories", "image")
-
 #: Types of a Parquet column that no text is made of; such columns are passed over unless they are needed.
 NO_TEXT = (pl.Binary, pl.Duration, pl.Time)
 
@@ -138,13 +135,20 @@ def read_item_file(path: Path, *, reviewed: frozenset[str] | None, max_malformed
 
     Objects in cells are passed over, and warned of.
     """
-    objects: dict[str, list[Any]] = {}
+    objects: dict[str, list[str]] = {}
 
     def describe(key: str, record: Record) -> RawItem:
-        for name in OF_ITEMS:
-            if has_object(record.get(name)):
+        cells = {
+            "title": record.get("title"),
+            "description": record.get("description"),
+            "categories": listed(record.get("categories"), separator=CATEGORY_SEPARATOR),
+            "image": listed(record.get("image")),
+        }
+        for name, cell in cells.items():
+            if has_object(cell):
                 objects.setdefault(name, []).append(key)
-        return _raw_item(key, record)
+        title, description, categories, image = cells.values()
+        return RawItem(key, text_of(title), text_of(description), texts_of(categories), texts_of(image))
 
     found = gather(
         read_records(path, expected=REQUIRED_OF_ITEMS),
@@ -430,16 +434,6 @@ def _record_lines(path: Path, expected: Sequence[str]) -> Iterator[tuple[int, Re
             columns |= (record or {}).keys()
             yield row, record
     _check_columns(path, expected=expected, found=sorted(columns))
-
-
-def _raw_item(key: str, record: Record) -> RawItem:
-    return RawItem(
-        key,
-        text_of(record.get("title")),
-        text_of(record.get("description")),
-        texts_of(listed(record.get("categories"), separator=CATEGORY_SEPARATOR)),
-        texts_of(listed(record.get("image"))),
-    )
 
 
 def listed(value: Any, *, separator: str | None = None) -> Any:

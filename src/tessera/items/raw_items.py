@@ -154,8 +154,9 @@ def texts_of(value: Any) -> list[str]:
 
 def has_object(value: Any) -> bool:
     """Whether a value is a mapping, or a list that holds one, of which no text is made."""
-    parts = _laid_flat(value) if isinstance(value, list | tuple) else [value]
-    return any(isinstance(part, Mapping) for part in parts)
+    if isinstance(value, list | tuple):
+        return any(isinstance(part, Mapping) for part in _laid_flat(value))
+    return isinstance(value, Mapping)
 
 
 def _laid_flat(parts: Sequence[Any]) -> Iterator[Any]:

@@ -43,6 +43,7 @@ class Fitted(NamedTuple):
     encoder: SequenceEncoder
     history: pl.DataFrame
     epoch: int  # the one after which the encoder had these weights
+    items: Tensor  # those that the training sequences tell of, ascending
 
 
 class Questions(NamedTuple):
@@ -96,7 +97,7 @@ def fit(
     encoder.load_state_dict(best)
     if not all(weight.isfinite().all() for weight in best.values()):
         raise CheckpointError("sequence encoder: expected finite weights, found others; a lower sequence.lr may help")
-    return Fitted(encoder.eval(), pl.DataFrame(history), best_epoch or len(history))
+    return Fitted(encoder.eval(), pl.DataFrame(history), best_epoch or len(history), windows.values.unique())
 
 
 def training_windows(interactions: pl.DataFrame, *, max_history: int) -> Rows:

@@ -200,7 +200,8 @@ def _recommend_to_file(recommender: "Recommender", file: Path, output: Path, **o
         for found in recommender.tables(told.histories, progress=progress, **options):
             write(found.with_columns(user=users.gather(found["user"])))
             count += found.height
-    _tell_of_unknown(recommender, told.histories)
+    if options["skip_unknown"]:
+        _tell_of_unknown(recommender, told.histories)
     told_of = f"{counted(count, 'recommendation')} to {counted(len(told.users), 'user')}"
     out.print(f"{output}: {told_of}", markup=False, soft_wrap=True)
 

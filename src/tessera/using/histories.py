@@ -10,7 +10,7 @@ from tessera.errors import SourceError
 from tessera.items.filtering import Ties, distinct_interactions, in_order, numbered
 from tessera.items.folder import CATEGORY_SEPARATOR, columns_of, listed, read_interaction_file, read_records
 from tessera.items.lines import as_text
-from tessera.items.raw_items import texts_of
+from tessera.items.raw_items import has_object, texts_of
 from tessera.runtime import log
 
 #: The columns of a file with a list a row.
@@ -51,7 +51,7 @@ def read_histories(path: Path, *, ties: Ties, max_malformed: float, min_rating: 
         history = listed(record["history"])
         if isinstance(history, str) and not history.startswith("["):
             history = listed(history, separator=CATEGORY_SEPARATOR)
-        if not isinstance(history, list | None) or any(isinstance(key, Mapping) for key in history or []):
+        if not isinstance(history, list | None) or has_object(history):
             raise SourceError(f"{path}: expected a list of keys, found {record['history']!r} in row {row}")
         found.users.append(user)
         found.histories.append(texts_of(history))
