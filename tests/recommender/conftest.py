@@ -12,13 +12,17 @@ from torch import Tensor
 
 from tessera.recommender.batches import Samples, samples_of
 from tessera.recommender.corpus import samples
+from tessera.recommender.lane_reader import LaneReader
 from tessera.recommender.model import Sizes, new_model
+from tessera.recommender.readers import TorchReader, has_lanes
 from tessera.recommender.vocabulary import Tokens, Vocabulary
 from tessera.tasks import Layout, parse_tasks
 
 TINY = Sizes(
     d_model=16, d_ff=32, d_kv=8, heads=2, encoder_layers=1, decoder_layers=2, dropout=0.1, initializer_factor=1.0
 )
+#: As small as fills registers of 16 floats.
+FILLING = TINY._replace(d_kv=16)
 TASKS = [
     "history text -> text",
     "history image -> image",
@@ -89,6 +93,14 @@ def world() -> Callable[..., World]:
         return World(interactions, codes, vocabulary, tokens, *tables)
 
     return make
+
+
+@pytest.fixture(params=[TorchReader, LaneReader])
+def reader(request):
+    """Each of the readers in turn."""
+    if request.param is LaneReader and not has_lanes():
+        pytest.skip("this processor has no registers of 512 bits")
+    return request.param
 
 
 @pytest.fixture

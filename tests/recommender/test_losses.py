@@ -17,6 +17,7 @@ from tessera.recommender.losses import (
     token_losses,
     trie_losses,
 )
+from tessera.recommender.readers import reader_of
 from tessera.recommender.trie import build_trie
 from tessera.recommender.vocabulary import END
 from tests.recommender.conftest import TINY
@@ -178,7 +179,7 @@ def test_trie_losses_are_what_a_renormalised_beam_search_scores_by(world, model)
     network, samples, trie = model(here).eval(), here.samples(), build_trie(here.tokens["text"])
     rows = torch.arange(5)
     batch = samples.batch(rows)
-    found = beam_search(network, trie, batch.source, beams=27, renormalise=True)
+    found = beam_search(reader_of(network), trie, batch.source, beams=27, renormalise=True)
     scores = found.scores[found.items == batch.items[:, None]]
     losses = torch.stack([trie_losses(network, samples.batch(row[None]), [trie]) for row in rows])
     assert torch.allclose(losses, -3 * scores, rtol=1e-4)

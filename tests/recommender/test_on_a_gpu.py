@@ -11,6 +11,7 @@ from tessera.recommender.fitting import fit
 from tessera.recommender.gradients import Replayed
 from tessera.recommender.losses import token_losses
 from tessera.recommender.ranking import rank
+from tessera.recommender.readers import reader_of
 from tessera.recommender.trie import build_trie
 from tessera.recommender.validation import validation_on
 from tessera.runtime import accelerator_on
@@ -43,7 +44,7 @@ def test_rankings_are_those_of_the_cpu(world, model, renormalise):
     source = samples_of(here.test.filter(task="history text -> text")).source
     trie = build_trie(here.tokens["text"])
     theirs, ours = (
-        rank(model(here).eval().to(device), trie, source, beams=9, batch_size=16, renormalise=renormalise)
+        rank(reader_of(model(here).eval().to(device)), trie, source, beams=9, batch_size=16, renormalise=renormalise)
         for device in (torch.device("cpu"), GPU)
     )
     torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-4, rtol=0)

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from tessera.recommender.batches import samples_of
 from tessera.recommender.beam import beam_search
 from tessera.recommender.ranking import Share, rank, rank_users
+from tessera.recommender.readers import reader_of
 from tessera.recommender.trie import build_trie
 
 
@@ -22,9 +23,9 @@ def test_rows_come_back_in_their_order_whatever_the_batches(world, model, batch_
     here = world(users=9)
     network, trie = model(here).eval(), build_trie(here.tokens["text"])
     source = samples_of(here.test.filter(task="history text -> text")).source
-    found = rank(network, trie, source, beams=5, batch_size=batch_size, renormalise=False)
+    found = rank(reader_of(network), trie, source, beams=5, batch_size=batch_size, renormalise=False)
     for row in range(9):
-        alone = beam_search(network, trie, source.padded(torch.tensor([row])), beams=5, renormalise=False)
+        alone = beam_search(reader_of(network), trie, source.padded(torch.tensor([row])), beams=5, renormalise=False)
         assert torch.equal(found.items[row], alone.items[0])
 
 
@@ -32,7 +33,9 @@ def test_ranking_leaves_the_threads_of_others_as_they_were(world, model):
     """In torch a thread that sets its number of threads sets that of all that start later."""
     here = world(users=9)
     source = samples_of(here.test.filter(task="history text -> text")).source
-    rank(model(here).eval(), build_trie(here.tokens["text"]), source, beams=5, batch_size=2, renormalise=False)
+    rank(
+        reader_of(model(here).eval()), build_trie(here.tokens["text"]), source, beams=5, batch_size=2, renormalise=False
+    )
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == torch.get_num_threads()
 
@@ -45,7 +48,7 @@ def test_rankings_at_one_time_leave_the_threads_as_they_were(world, model):
     has_begun, may_end = Event(), Event()
 
     def ranked(progress):
-        return rank(network, trie, source, beams=5, batch_size=2, renormalise=False, progress=progress)
+        return rank(reader_of(network), trie, source, beams=5, batch_size=2, renormalise=False, progress=progress)
 
     def of_second(batches):
         has_begun.set()

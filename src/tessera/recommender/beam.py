@@ -1,23 +1,22 @@
 """Beam search that never leaves the trie of valid IDs.
 
-What makes it fast: the encoder runs once a user; the cross-attention's keys and values belong to the user and are
-computed once, with the user's beams as the queries; so do the keys and values of earlier tokens, of which a beam is
-shown its own (no cache is ever put in another order); a beam is a state of the trie, so a step looks only at its
-children; the first step has one beam a user; the last code needs no further pass. All shapes follow from the trie and
-the number of beams, and nothing goes back to the host between steps.
+What makes it fast: a beam is a state of the trie, so a step looks only at its children; the first step has one beam a
+user; the last code needs no further pass; what a model reads for a user, and for its beams, it reads once (see
+`tessera.recommender.readers`). All shapes follow from the trie and the number of beams, and nothing goes back to the
+host between steps.
 
-Letters: U users, k beams of a user, W children of the state that has the most, H heads, d width of a head.
+Letters: U users, k beams of a user, W children of the state that has the most.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import T5ForConditionalGeneration
 
 from tessera.products import linear
 from tessera.recommender.lists import IMPOSSIBLE, NOTHING
-from tessera.recommender.network import HIDDEN, Network, relative_bias
+from tessera.recommender.network import Network
+from tessera.recommender.readers import Reader
 from tessera.recommender.trie import Children, Level, Trie, children_of
 from tessera.recommender.vocabulary import PAD
 
@@ -31,7 +30,7 @@ class Beams(NamedTuple):
 
 @torch.inference_mode()
 def beam_search(
-    model: T5ForConditionalGeneration,
+    reader: Reader,
     trie: Trie,
     source: Tensor,
     *,
@@ -39,20 +38,19 @@ def beam_search(
     renormalise: bool,
     seen: Tensor | None = None,
 ) -> Beams:
-    """Return the K = beams items whose IDs the model finds likeliest after source (U, T).
+    """Return the K = beams items whose IDs the model of reader finds likeliest after source (U, T).
 
     A score is the mean log-probability of the ID's L codes; the end token, certain after the last code, is not
     counted. Probabilities are over the whole vocabulary, or, with renormalise, over the children in the trie.
     Items that share an ID share its score, in ascending order. seen (U, S), padded with -1, are items to leave out:
     no beam goes where all items have been seen.
     """
-    network = Network(model)
-    decoder = _Decoder(network, source, widths=_beams_of_steps(trie, beams))
+    decoder = reader.begin(source, widths=_beams_of_steps(trie, beams))
     scores, nodes, tokens = _roots(source)
     unseen = None if seen is None else _Unseen(trie, seen)
     for depth, level in enumerate(trie.levels):
         children = children_of(level, nodes)
-        gains = _log_probabilities(network, decoder.step(tokens), level, children, renormalise=renormalise)
+        gains = _log_probabilities(reader, decoder.step(tokens), level, children, renormalise=renormalise)
         candidates = scores[..., None] + gains  # (U, k) -> (U, k, W)
         if unseen is not None:
             candidates = candidates.masked_fill(~unseen.has_any(depth, children.nodes), IMPOSSIBLE)
@@ -88,13 +86,12 @@ def log_probabilities_among(network: Network, finished: Tensor, level: Level, ch
 
 
 def _log_probabilities(
-    network: Network, finished: Tensor, level: Level, children: Children, *, renormalise: bool
+    reader: Reader, finished: Tensor, level: Level, children: Children, *, renormalise: bool
 ) -> Tensor:
     """Return log p(child | beam), (U, k, W), -inf where there is no such child."""
     if renormalise:
-        return log_probabilities_among(network, finished, level, children)
-    probabilities = network.logits(finished).log_softmax(dim=2)  # (U, k, V)
-    return probabilities.gather(2, children.tokens).masked_fill_(~children.legal, IMPOSSIBLE)
+        return log_probabilities_among(reader.network, finished, level, children)
+    return reader.log_probabilities(finished, children.tokens).masked_fill_(~children.legal, IMPOSSIBLE)
 
 
 def _items(trie: Trie, leaves: Tensor, scores: Tensor, *, beams: int, seen: Tensor | None) -> Beams:
@@ -142,60 +139,3 @@ class _Unseen:
         first, last = (self.levels[depth].spans[nodes].flatten(1) for nodes in (children, children + 1))
         seen = torch.searchsorted(self.places, last) - torch.searchsorted(self.places, first)
         return (seen < last - first).view(children.shape)
-
-
-class _Decoder:
-    """The decoder one token at a time, for the beams of U users.
-
-    A slot is a token that has been read: the first step has one a user, the next as many as beams were kept, and so
-    on, S in all. Keys and values of all slots stay where they are, and `paths` tells which of them a beam came along.
-    """
-
-    def __init__(self, network: Network, source: Tensor, *, widths: list[int]) -> None:
-        """Begin after source (U, T), for steps of as many beams as widths say."""
-        encoded = network.encode(source)
-        self.network, self.hidden = network, encoded.hidden
-        self.blocks = [block.layer for block in network.decoder.block]
-        self.sources = [
-            [part.contiguous() for part in network.keys_and_values(block[1], encoded)] for block in self.blocks
-        ]  # keys and values (U, H, T, d) each
-        self.bias = relative_bias(network.decoder, len(widths))[0, :, -1:]  # (H, 1, steps) the last one is no distance
-        self.steps = torch.arange(len(widths), device=source.device).repeat_interleave(
-            torch.tensor(widths, device=source.device), output_size=sum(widths)
-        )  # (S,) the step of each slot
-        self.read = 0
-        self.paths = source.new_empty(len(source), 1, 0)  # (U, k, step) slots of the tokens before
-        users, heads, _, width = self.sources[0][0].shape
-        self.memory = [
-            [part.new_empty(users, heads, sum(widths), width) for part in pair] for pair in self.sources
-        ]  # keys and values (U, H, S, d) each
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Return what stands before the output layer, (U, k, D), after one more token (U, k) of each beam."""
-        states = self.network.embed(tokens)
-        bias = self._read(tokens)
-        for block, source, memory in zip(self.blocks, self.sources, self.memory, strict=True):
-            past, from_source, feed_forward = block
-            queries, *new = self.network.queries_keys_values(past, states)
-            for slots, added in zip(memory, new, strict=True):
-                slots[:, :, self.read - tokens.shape[1] : self.read] = added
-            attended = self.network.attended(queries, *(slots[:, :, : self.read] for slots in memory), bias=bias)
-            states = self.network.added(states, attended, past.SelfAttention.o)
-            states = self.network.attend_to_source(from_source, states, source, self.hidden)
-            states = self.network.feed_forward(feed_forward, states)
-        return self.network.finished(states)
-
-    def keep(self, parents: Tensor) -> None:
-        """Go on with the beams parents (U, k'), which may repeat and leave out some."""
-        self.paths = self.paths.gather(1, parents[..., None].expand(-1, -1, self.paths.shape[2]))
-
-    def _read(self, tokens: Tensor) -> Tensor:
-        """Enter tokens (U, k) as slots; return what is added to the scores of all slots so far, (U, H, k, S)."""
-        users, beams = tokens.shape
-        step = self.paths.shape[2]
-        own = torch.arange(self.read, self.read + beams, device=tokens.device)
-        self.paths = torch.cat([self.paths, own[:, None].expand(users, -1, 1)], dim=2)
-        self.read += beams
-        hidden = torch.full((users, beams, self.read), HIDDEN, device=tokens.device).scatter_(2, self.paths, 0)
-        distances = self.bias[:, :, self.bias.shape[2] - 1 - step :]  # (H, 1, step + 1)
-        return hidden[:, None] + distances[:, :, self.steps[: self.read]]

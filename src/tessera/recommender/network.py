@@ -39,6 +39,7 @@ class Network:
         config: Any = model.config
         self.embedding: Tensor = model.shared.weight
         self.output: Tensor = model.lm_head.weight
+        self.device: torch.device = model.device
         self.encoder: Any = model.encoder
         self.decoder: Any = model.decoder
         self.item_positions: ItemPositions | None = getattr(model.encoder, "item_positions", None)
@@ -48,14 +49,18 @@ class Network:
 
     def encode(self, source: Tensor) -> Encoded:
         """Return the encoder's states of source (B, T), padded with PAD."""
-        hidden = torch.zeros(source.shape, device=source.device).masked_fill_(source == PAD, HIDDEN)[:, None, None]
-        bias = self._source_bias(source) + hidden  # (B, H, T, T)
+        hidden = self.hidden(source)
+        bias = self.source_bias(source) + hidden  # (B, H, T, T)
         states = self.embed(source)
         for block in self.encoder.block:
             attention, feed_forward = block.layer
             states = self._attend_to_itself(attention, states, bias)
             states = self.feed_forward(feed_forward, states)
         return Encoded(dropped(normed(states, self.encoder.final_layer_norm), self.dropout), hidden)
+
+    def hidden(self, source: Tensor) -> Tensor:
+        """Return what hides the padding of source (B, T), (B, 1, 1, T)."""
+        return torch.zeros(source.shape, device=source.device).masked_fill_(source == PAD, HIDDEN)[:, None, None]
 
     def decode(self, tokens: Tensor, encoded: Encoded) -> Tensor:
         """Return what stands before the output layer (B, T', D) for the decoder's inputs tokens (B, T')."""
@@ -117,7 +122,7 @@ class Network:
         kept, factor = rectified(inner, self.dropout)
         return self.added(states, kept, dense.wo, factor=factor)
 
-    def _source_bias(self, source: Tensor) -> Tensor:
+    def source_bias(self, source: Tensor) -> Tensor:
         """Return what the encoder adds to the scores for the places of tokens (B, T): (1 or B, H, T, T)."""
         if self.item_positions is None:
             return relative_bias(self.encoder, source.shape[1])

@@ -15,6 +15,7 @@ from transformers import T5ForConditionalGeneration
 from tessera.recommender.batches import Rows, batches_by_length, rows_of, samples_of
 from tessera.recommender.beam import Beams, beam_search
 from tessera.recommender.lists import IMPOSSIBLE, NOTHING, rankings_table
+from tessera.recommender.readers import Reader, reader_of
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import Tokens
 from tessera.tasks import Task
@@ -61,6 +62,7 @@ def rank_users(
     before the target are left out. Every process yields the rankings of all users, of which it ranked its share.
     progress(batches, title=...) wraps the batches.
     """
+    reader = reader_of(model)
     for task in tasks:
         if not task.is_recommendation:
             continue
@@ -68,7 +70,7 @@ def rank_users(
         mine = Share(accelerator.process_index, accelerator.num_processes).of(rows.height)
         seen = None if interactions is None else _seen_before(split, interactions, rows["user"]).take(mine)
         found = rank(
-            model,
+            reader,
             build_trie(tokens[task.target]),
             samples_of(rows).source.take(mine),
             beams=beams,
@@ -85,7 +87,7 @@ def rank_users(
 
 
 def rank(
-    model: T5ForConditionalGeneration,
+    reader: Reader,
     trie: Trie,
     source: Rows,
     *,
@@ -97,24 +99,25 @@ def rank(
 ) -> Beams:
     """Return the beams best items of each row of source, in the order of the rows and on the CPU.
 
-    The search runs where the model is. seen holds the items that each row must not be recommended. progress wraps the
-    batches.
+    The search runs where the model of reader is. seen holds the items that each row must not be recommended. progress
+    wraps the batches.
     """
-    trie = trie.to(model.device)
+    device = reader.network.device
+    trie = trie.to(device)
 
     def search(rows: Tensor) -> Beams:
         return beam_search(
-            model,
+            reader,
             trie,
-            source.padded(rows).to(model.device),
+            source.padded(rows).to(device),
             beams=beams,
             renormalise=renormalise,
-            seen=None if seen is None else seen.padded(rows, filler=-1).to(model.device),
+            seen=None if seen is None else seen.padded(rows, filler=-1).to(device),
         )
 
     found = _nothing(len(source.lengths), beams)
     batches = batches_by_length(source.lengths, batch_size=batch_size)
-    for rows, batch in zip(progress(batches), _in_parallel(search, batches, model.device), strict=True):
+    for rows, batch in zip(progress(batches), _in_parallel(search, batches, device), strict=True):
         found.items[rows], found.scores[rows] = batch.items.cpu(), batch.scores.cpu()
     return found
 

@@ -12,6 +12,7 @@ from tessera.recommender.batches import Rows, Samples, batches_by_length, sample
 from tessera.recommender.losses import token_losses
 from tessera.recommender.metrics import discounted_hits, hits, ranks_in
 from tessera.recommender.ranking import Share, rank
+from tessera.recommender.readers import reader_of
 from tessera.recommender.targets import of_some_users
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.vocabulary import PAD, Tokens
@@ -71,10 +72,10 @@ def hit_sums(
     model: T5ForConditionalGeneration, rankings: Sequence[RankingTask], share: Share, *, batch_size: int
 ) -> Tensor:
     """Return the sums (3,) of hits, of 1 / log2(rank + 1) and of rows over this share of each ranking's users."""
-    sums = torch.zeros(3)
+    sums, reader = torch.zeros(3), reader_of(model)
     for trie, source, targets in rankings:
         mine = share.of(len(targets))
-        found = rank(model, trie, source.take(mine), beams=MONITOR_CUTOFF, batch_size=batch_size, renormalise=True)
+        found = rank(reader, trie, source.take(mine), beams=MONITOR_CUTOFF, batch_size=batch_size, renormalise=True)
         ranks = ranks_in(found.items.numpy(), targets[mine].numpy())
         measured = (hits(ranks, k=MONITOR_CUTOFF), discounted_hits(ranks, k=MONITOR_CUTOFF))
         sums += torch.tensor([*(each.sum() for each in measured), len(mine)])

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple, Protocol, SupportsIndex, TypedDict, U
 import numpy as np
 import polars as pl
 import torch
-from transformers import T5ForConditionalGeneration
 
 from tessera.artifacts import read_table
 from tessera.errors import DataError, TableError
@@ -30,6 +29,7 @@ from tessera.recommender.members import Fitted, scorer_of
 from tessera.recommender.model import load_model
 from tessera.recommender.popularity import POPULARITY
 from tessera.recommender.ranking import rank
+from tessera.recommender.readers import Reader, reader_of
 from tessera.recommender.strengths import Sparse, strengths_in
 from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.trie import build_trie
@@ -104,8 +104,8 @@ class Ranker(Protocol):
 class IdRanker:
     """Ranks by the IDs that the T5 generates, as rank_items does."""
 
-    def __init__(self, task: Task, shop: Shop, model: T5ForConditionalGeneration) -> None:
-        self.name, self.task, self.words, self.model = task.target, task, shop.words, model
+    def __init__(self, task: Task, shop: Shop, reader: Reader) -> None:
+        self.name, self.task, self.words, self.reader = task.target, task, shop.words, reader
         self.tokens, self.decode = shop.tokens, shop.params.decode
         self.trie = build_trie(self.tokens[task.target])
         self.known = shop.items.height
@@ -116,7 +116,7 @@ class IdRanker:
         source = history_sources(self.task, before, lengths, self.tokens, self.words)
         seen = asked.seen(exclude=exclude_seen)
         found = rank(
-            self.model,
+            self.reader,
             self.trie,
             rows_from(source.values, source.offsets),
             beams=self.decode.beams,
@@ -303,8 +303,8 @@ def rankers_of(shop: Shop, *, device: str | None = None) -> list[Ranker]:
     where: Any = torch_device(device or params.device)
     rankers: list[Ranker] = []
     if shop.words.modalities:
-        model = load_model(shop.parts["checkpoint"], shop.words, shop.trained_tokens).to(where)
-        rankers += [IdRanker(task, shop, model) for task in shop.words.tasks if task.is_recommendation]
+        reader = reader_of(load_model(shop.parts["checkpoint"], shop.words, shop.trained_tokens).to(where))
+        rankers += [IdRanker(task, shop, reader) for task in shop.words.tasks if task.is_recommendation]
     for member in params.collaborative.members:
         score = _scorer(member, shop, device=device)
         length = params.decode.beams
