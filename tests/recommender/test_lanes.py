@@ -1,5 +1,6 @@
 """The kernels of registers against what they say they compute, in float64 by torch, and which models they read."""
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,6 @@ NEAR = {"atol": 2e-5, "rtol": 2e-5}
 
 #: Projections that the kernel makes itself.
 NOTHING, NO_TOKENS = np.zeros(0, np.float32), np.zeros(0, np.int64)
-
-needs_lanes = pytest.mark.skipif(not has_lanes(), reason="this processor has no registers of 512 bits")
 
 #: Panels of one to four registers, alone and after a whole one.
 WIDTHS = [16, 32, 48, 64, 80, 112]
@@ -51,7 +50,6 @@ def padded(bias):
     return nn.functional.pad(bias, (0, -bias.shape[-1] % LANES), value=-torch.inf).contiguous()
 
 
-@needs_lanes
 @pytest.mark.parametrize("rows", [1, 4, 5, 6, 9, lanes.BLOCK, lanes.BLOCK + 1])
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_projection_is_that_of_the_normed_states(draw, rows, columns):
@@ -60,7 +58,6 @@ def test_a_projection_is_that_of_the_normed_states(draw, rows, columns):
     torch.testing.assert_close(out.double(), normed(states) @ weights.double().T, **NEAR)
 
 
-@needs_lanes
 @pytest.mark.parametrize(("rows", "depth", "wide"), [(1, 16, 32), (7, 48, 80), (2 * lanes.BLOCK + 3, 32, 64)])
 def test_a_feed_forward_layer_is_added(draw, rows, depth, wide):
     states, widening, narrowing = draw(rows, depth), draw(wide, depth), draw(depth, wide)
@@ -71,14 +68,12 @@ def test_a_feed_forward_layer_is_added(draw, rows, depth, wide):
     assert torch.equal(states, before)
 
 
-@needs_lanes
 @pytest.mark.parametrize("length", [1, 4, 5, 15, 16, 17, 33, lanes.BLOCK + 5])
-@pytest.mark.parametrize("shared", [True, False])
-def test_self_attention_is_added(draw, length, shared):
+def test_self_attention_is_added(draw, length):
     users, depth, heads, width = 3, 32, 2, 48
     states, output = draw(users, length, depth), draw(depth, heads * width)
     projection = 0.1 * draw(3 * heads * width, depth)
-    bias = draw(1 if shared else users, heads, length, length)
+    bias = draw(users, heads, length, length)
     bias[..., -1:] = torch.finfo(torch.float32).min if length > 1 else 0.0  # the last token is padding
     shape = Shape(users, length, depth, heads, width)
     projected = normed(states) @ projection.double().T
@@ -95,7 +90,6 @@ def test_self_attention_is_added(draw, length, shared):
         torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=2e-5)
 
 
-@needs_lanes
 @pytest.mark.parametrize("length", [1, 15, 16, 21, 33])
 @pytest.mark.parametrize("beams", [1, 4, 20, lanes.BLOCK + 2])
 def test_attention_to_a_source_is_added(draw, length, beams):
@@ -118,7 +112,6 @@ def test_attention_to_a_source_is_added(draw, length, beams):
     torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=2e-5)
 
 
-@needs_lanes
 @pytest.mark.parametrize("steps", [1, 2, 4, 17])
 @pytest.mark.parametrize("beams", [1, 20, lanes.BLOCK + 2])
 @pytest.mark.parametrize("is_ready", [False, True])
@@ -156,7 +149,6 @@ def test_attention_to_a_path_is_added(draw, steps, beams, is_ready):
     torch.testing.assert_close(out.double(), states + attended @ output.double().T, atol=1e-4, rtol=2e-5)
 
 
-@needs_lanes
 @pytest.mark.parametrize("rows", [1, 5, lanes.FEW + 7])
 def test_log_probabilities_are_among_all_tokens(draw, rows):
     finished, weights = draw(rows, 32), draw(50, 32)
@@ -170,7 +162,36 @@ def test_log_probabilities_are_among_all_tokens(draw, rows):
     torch.testing.assert_close(out.double(), expected, **NEAR)
 
 
-@needs_lanes
+@numba.njit
+def powers(row, largest):
+    return lanes._exponentials(row, 0, row.size, largest)
+
+
+@numba.njit
+def largest_of(row):
+    return lanes._largest(row, 0, row.size)
+
+
+def test_powers_are_those_of_e():
+    exponents = np.linspace(lanes._LEAST, 0, 16 * 1000, dtype=np.float32)
+    row, expected = exponents.copy(), np.exp(exponents.astype(np.float64))
+    total = powers(row, np.float32(0))
+    assert np.abs(row / expected - 1).max() < 4e-7
+    assert total == pytest.approx(expected.sum(), rel=1e-6)
+    row = np.full(16, lanes._LEAST - 100, np.float32)
+    powers(row, np.float32(0))
+    assert 0 < row.max() < 2e-35
+
+
+@pytest.mark.parametrize("lane", range(32))
+def test_the_largest_may_stand_anywhere(draw, lane):
+    row = draw(32).numpy()
+    row[lane] = 9
+    assert largest_of(row) == 9
+    row[lane] = -9
+    assert largest_of(row) == row.max() < 9
+
+
 def test_scores_far_apart_neither_overflow_nor_vanish():
     states = 4 * torch.eye(16)[None]
     projection = torch.cat([40 * torch.eye(16), 40 * torch.eye(16), torch.eye(16)])
@@ -182,7 +203,6 @@ def test_scores_far_apart_neither_overflow_nor_vanish():
     torch.testing.assert_close(out.double(), states + normed(states), **NEAR)  # each attends to itself alone
 
 
-@needs_lanes
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_what_is_no_number_stays_none(draw, wrong):
     states, widening, narrowing = draw(12, 16), draw(32, 16), draw(16, 32)
@@ -199,13 +219,16 @@ def test_what_is_no_number_stays_none(draw, wrong):
     assert out.isnan().all()  # all attend to the one
 
 
-@needs_lanes
 @pytest.mark.parametrize("positions", ["tokens", "items"])
 @pytest.mark.parametrize("users", [1, 8])
 def test_both_readers_find_the_same(world, model, positions, users):
     sizes = Sizes(48, 112, 16, 3, 3, 2, dropout=0.1, initializer_factor=1.0, positions=positions)
     here = world(users=users)
     network, trie = model(here, sizes=sizes).eval(), build_trie(here.tokens["text"])
+    network.config.layer_norm_epsilon = 0.1
+    for number, norm in enumerate(each for each in network.modules() if hasattr(each, "variance_epsilon")):
+        norm.variance_epsilon = 0.1
+        nn.init.uniform_(norm.weight, 0.5, 2.0, generator=torch.Generator().manual_seed(number))  # ones before
     source = here.samples().source.padded(torch.arange(users))
     one, other = (
         beam_search(reader(network), trie, source, beams=9, renormalise=False) for reader in (TorchReader, LaneReader)
@@ -214,7 +237,46 @@ def test_both_readers_find_the_same(world, model, positions, users):
     assert torch.equal(one.items, other.items)
 
 
-@needs_lanes
+def test_states_too_large_for_their_squares_are_as_nothing():
+    states, out = torch.full((6, 16), 1e30), torch.empty(6, 16)
+    lanes.project(flat(states), 16, panels(torch.eye(16)), 16, EPSILON, flat(out))
+    assert torch.equal(out, nn.functional.rms_norm(states, (16,), eps=EPSILON))
+
+
+def test_a_token_whose_logit_is_no_number_leaves_no_probability(draw):
+    finished, weights = draw(6, 16), draw(16, 16)
+    weights[5, 5] = torch.nan
+    tokens, out = torch.arange(16).expand(6, -1).contiguous(), torch.zeros(6, 16)
+    lanes.log_probabilities(flat(finished), 16, panels(weights), np.zeros(16, np.float32), flat(tokens), flat(out))
+    assert out.isnan().all()
+
+
+def test_states_of_zero_have_a_norm():
+    states, out = torch.zeros(7, 16), torch.full((7, 16), torch.nan)
+    states[3] = 1e-4
+    lanes.project(flat(states), 16, panels(torch.eye(16)), 16, EPSILON, flat(out))
+    torch.testing.assert_close(out.double(), normed(states), **NEAR)
+
+
+def test_kernels_are_compiled_where_there_is_no_folder_to_keep_them(monkeypatch):
+    njit = numba.njit
+
+    def nowhere(*arguments, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*arguments, **options)
+
+    def doubled(row):
+        for place in range(row.size):
+            row[place] *= 2
+
+    monkeypatch.setattr(lanes.numba, "njit", nowhere)
+    row = np.arange(3, dtype=np.float32)
+    lanes._kernel(numba.float32[::1])(doubled)(row)
+    assert row.tolist() == [0, 2, 4]
+
+
+@pytest.mark.skipif(not has_lanes(), reason="this processor has no registers of 512 bits")
 def test_a_model_that_fills_registers_is_read_by_them(world, model):
     here = world()
     assert isinstance(reader_of(model(here, sizes=FILLING).eval()), LaneReader)
@@ -236,3 +298,39 @@ def test_a_model_of_another_kind_or_place_is_read_by_torch(world, model, monkeyp
     monkeypatch.setattr(readers, "has_lanes", lambda: False)
     assert isinstance(reader_of(model(world(), sizes=FILLING)), TorchReader)
     assert not suits_lanes(model(world(), sizes=TINY))
+
+
+def test_registers_are_as_wide_as_is_asked_before_they_are_used():
+    assert lanes.LANES == LANES
+
+
+@pytest.mark.parametrize("size", ["d_model", "d_ff", "d_kv"])
+def test_a_model_that_fills_none_is_refused(world, model, size):
+    with pytest.raises(ValueError, match="widths are multiples of 16"):
+        LaneReader(model(world(), sizes=FILLING._replace(**{size: getattr(FILLING, size) + 8})))
+
+
+@torch.inference_mode()
+def test_tokens_and_sources_that_kernels_cannot_look_up_are_refused(world, model):
+    here = world()
+    reader, trie = LaneReader(model(here, sizes=FILLING).eval()), build_trie(here.tokens["text"] + 1000)
+    with pytest.raises(IndexError, match="expected tokens below"):
+        beam_search(reader, trie, here.samples().source.padded(torch.arange(2)), beams=3, renormalise=False)
+    with pytest.raises(ValueError, match="at least one token"):
+        reader.begin(torch.zeros(2, 0, dtype=torch.long), widths=[1])
+
+
+def test_sources_may_lie_apart_and_be_narrow(world, model):
+    here = world()
+    reader, trie = LaneReader(model(here, sizes=FILLING).eval()), build_trie(here.tokens["text"])
+    source = here.samples().source.padded(torch.arange(4))
+    expected = beam_search(reader, trie, source, beams=3, renormalise=False)
+    for other in (source.int(), source.T.contiguous().T):
+        assert torch.equal(beam_search(reader, trie, other, beams=3, renormalise=False).scores, expected.scores)
+
+
+def test_without_a_compiler_torch_reads(world, model, monkeypatch):
+    has_lanes.cache_clear()
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert isinstance(reader_of(model(world(), sizes=FILLING)), TorchReader)
+    has_lanes.cache_clear()

@@ -10,6 +10,7 @@ from tessera.recommender.beam import beam_search
 from tessera.recommender.ranking import Share, rank, rank_users
 from tessera.recommender.readers import reader_of
 from tessera.recommender.trie import build_trie
+from tests.recommender.conftest import FILLING
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
@@ -21,12 +22,13 @@ def test_shares_of_all_processes_hold_every_row_once(processes):
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_rows_come_back_in_their_order_whatever_the_batches(world, model, batch_size):
     here = world(users=9)
-    network, trie = model(here).eval(), build_trie(here.tokens["text"])
+    network, trie = model(here, sizes=FILLING).eval(), build_trie(here.tokens["text"])
     source = samples_of(here.test.filter(task="history text -> text")).source
     found = rank(reader_of(network), trie, source, beams=5, batch_size=batch_size, renormalise=False)
     for row in range(9):
         alone = beam_search(reader_of(network), trie, source.padded(torch.tensor([row])), beams=5, renormalise=False)
         assert torch.equal(found.items[row], alone.items[0])
+        torch.testing.assert_close(found.scores[row], alone.scores[0], atol=1e-5, rtol=0)
 
 
 def test_ranking_leaves_the_threads_of_others_as_they_were(world, model):

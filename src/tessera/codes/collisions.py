@@ -214,7 +214,8 @@ def add_code(codes: Integers, *, size: int, names: Sequence[str]) -> Integers:
 def require_distinct(codes: Integers, *, names: Sequence[str]) -> None:
     """Raise DataError, naming some, where two items have the same codes (N, L)."""
     places = packed(codes, size=int(codes.max(initial=0)) + 1)
-    if not _is_first(np.sort(places)).all():
+    narrow = places.astype(np.min_scalar_type(int(places.max(initial=0))))  # the narrower, the faster sorted
+    if not _is_first(np.sort(narrow)).all():
         order, ordered = _in_order(places)
         repeated = np.sort(order[~_is_first(ordered)])
         raise DataError(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
 from tessera.recommender import lanes
-from tessera.recommender.lanes import Floats, Shape, flat, lanes_for, panels
+from tessera.recommender.lanes import LANES, Floats, Shape, flat, lanes_for, panels
 from tessera.recommender.network import Network, relative_bias
-from tessera.recommender.readers import Paths
+from tessera.recommender.readers import Paths, fills_lanes
 
 QUERIES_KEYS_VALUES = ("q", "k", "v")
 
@@ -73,9 +73,15 @@ class Sources(NamedTuple):
 
 
 class LaneReader:
-    """A model read by kernels."""
+    """A model read by kernels.
+
+    Beside a second copy of the layers' weights it holds 6 H d numbers for each token of the vocabulary.
+    """
 
     def __init__(self, model: T5ForConditionalGeneration) -> None:
+        """Lay out the weights of model; raise ValueError where its widths do not fill registers."""
+        if not fills_lanes(model):
+            raise ValueError(f"expected a T5 of 32 bits whose widths are multiples of {LANES}, found {model.config}")
         config: Any = model.config
         self.network = Network(model)
         self.heads, self.width, self.wide = config.num_heads, config.d_kv, config.d_ff
@@ -123,9 +129,11 @@ class LaneReader:
 
     def log_probabilities(self, finished: Tensor, tokens: Tensor) -> Tensor:
         """Return those of tokens (U, k, W), among all tokens, after finished (U, k, D): before the output layer."""
+        if int(tokens.max()) >= len(self.network.output):  # the kernel looks nothing up
+            raise IndexError(f"expected tokens below {len(self.network.output)}, found {int(tokens.max())}")
         out = finished.new_empty(tokens.shape)
         lanes.log_probabilities(
-            flat(finished), finished.shape[2], self.output, flat(self.no_token), flat(tokens), flat(out)
+            flat(finished), finished.shape[2], self.output, flat(self.no_token), flat(tokens.contiguous()), flat(out)
         )
         return out
 
@@ -174,7 +182,9 @@ class LaneDecoder:
     """The decoder by kernels: a beam attends to the slots of its path alone."""
 
     def __init__(self, reader: LaneReader, source: Tensor, *, widths: list[int]) -> None:
-        self.reader = reader
+        if not source.shape[1]:
+            raise ValueError("expected sources of at least one token, found none")
+        self.reader, source = reader, source.long().contiguous()
         hidden = reader.network.hidden(source)
         encoded = reader.encoded(source, hidden)
         self.hidden = _padded(hidden)  # (U, 1, 1, T')
@@ -188,7 +198,7 @@ class LaneDecoder:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Return what stands before the output layer, (U, k, D), after one more token (U, k) of each beam."""
-        reader = self.reader
+        reader, tokens = self.reader, tokens.contiguous()
         first = self.paths.enter(tokens.shape[1])
         paths = flat(self.paths.slots)
         states = reader.network.embed(tokens)

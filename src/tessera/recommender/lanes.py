@@ -15,7 +15,8 @@ T source tokens, T' the next multiple of 16, S slots.
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial, wraps
+from pickle import UnpicklingError
 from typing import Any, Final, NamedTuple
 
 import numba
@@ -28,10 +29,11 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tessera.recommender.readers import LANES
-
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
+
+LANES: Final = 16
+"""Floats in a register, which `tessera.recommender.readers` knows too."""
 
 PANEL: Final = 4 * LANES
 """Columns of a panel."""
@@ -56,9 +58,9 @@ _WORD: Final = ir.IntType(32)
 _WORDS: Final = ir.VectorType(_WORD, LANES)
 _INDEX: Final = ir.IntType(64)
 
-#: Sums may be taken in another order and a product be added in one step; that no value is infinite or no number, as
-#: "fast" mathematics would have it, is not assumed.
-_FREEDOMS: Final = {"reassoc", "contract", "nsz", "arcp"}
+#: Sums may be taken in another order and a product be added in one step. "Fast" mathematics would also assume that no
+#: value is infinite or no number, and divide by way of reciprocals, which makes a root of infinity no number.
+_FREEDOMS: Final = {"reassoc", "contract", "nsz"}
 _OPTIONS: Final[dict[str, Any]] = {
     "nogil": True, "boundscheck": False, "error_model": "numpy", "fastmath": _FREEDOMS,
 }  # fmt: skip
@@ -89,8 +91,8 @@ class Rows(NamedTuple):
 
 
 def panels(weights: Tensor) -> Floats:
-    """Return weights (N, K) of a layer that maps K numbers to N as panels."""
-    return torch.cat([panel.T.reshape(-1) for panel in weights.float().split(PANEL)]).numpy()
+    """Return weights (N, K) of a layer that maps K numbers to N, a multiple of 16, as panels."""
+    return torch.cat([panel.T.reshape(-1) for panel in weights.split(PANEL)]).numpy()
 
 
 def flat(tensor: Tensor) -> NDArray[Any]:
@@ -100,7 +102,7 @@ def flat(tensor: Tensor) -> NDArray[Any]:
 
 def lanes_for(length: int) -> int:
     """Return the next multiple of 16."""
-    return -(-length // LANES) * LANES
+    return (length + LANES - 1) // LANES * LANES
 
 
 # --- Instructions: what follows up to `_inner` writes them, and is no part of what runs later.
@@ -174,7 +176,7 @@ def _across(builder: Any, value: Any, joined: Callable[[Any, Any], Any]) -> Any:
 def _loop(
     builder: Any, count: Any, step: int, start: list[Any], body: Callable[[Any, list[Any]], list[Any]]
 ) -> list[Any]:
-    """Write a loop over i = 0, step, ... below count, at least once; body makes of i and values the next values."""
+    """Write a loop over i = 0, step, ... below count, which is above 0; body makes of i and values the next values."""
     before = builder.block
     inside, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
     builder.branch(inside)
@@ -309,7 +311,7 @@ def _emit_turned(builder: Any, a: Any, a_at: Any, a_step: Any, last: Any, c: Any
 
 
 def _tile(registers: int) -> Any:
-    """Return the instruction of a tile of so many registers a row."""
+    """Return the instruction of a tile of so many registers a row; compiled code asks for a function's parameters."""
 
     def emit(
         builder: Any, depth: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any,
@@ -341,18 +343,27 @@ def _inner(function: Callable[..., Any]) -> Any:
 
 
 def _kernel(*arguments: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Compile a function of such arguments now, or take what was compiled before, where it can be kept."""
+    """Have a function of such arguments compiled when it is first called, or loaded where it was kept."""
 
-    def compiled(function: Callable[..., None]) -> Callable[..., None]:
-        signature = types.void(*arguments)
-        try:
-            return numba.njit(signature, cache=True, **_OPTIONS)(function)
-        except RuntimeError:  # there is no folder to keep it in
-            return numba.njit(signature, **_OPTIONS)(function)
+    def prepared(function: Callable[..., None]) -> Callable[..., None]:
+        @cache
+        def compiled() -> Callable[..., None]:
+            signature = types.void(*arguments)
+            try:
+                return numba.njit(signature, cache=True, **_OPTIONS)(function)
+            except (RuntimeError, OSError, EOFError, UnpicklingError):  # it cannot be kept, or what was is damaged
+                return numba.njit(signature, **_OPTIONS)(function)
 
-    return compiled
+        @wraps(function)
+        def called(*values: Any) -> None:
+            compiled()(*values)
+
+        return called
+
+    return prepared
 
 
+_lanes_for: Final = _inner(lanes_for)
 _NUMBERS: Final = types.float32[::1]
 _TOKENS: Final = types.int64[::1]
 _COUNT: Final = types.int64
@@ -363,8 +374,9 @@ _SHAPE: Final = numba.typeof(Shape(0, 0, 0, 0, 0))
 def _product(rows: int, columns: int, depth: int, a: Rows, b: Rows, start: Rows, c: Rows, floor: float) -> None:
     """Make c (rows, columns) = max(floor, start + a b); a step of 0 says that b lies in panels.
 
-    The last tile reaches back over rows that were there before. Fewer rows than it has are computed one by one, each in
-    all of its places, which takes no longer: the sums of one row alone would wait for each other.
+    The last tile reaches back over rows that were there before. Fewer rows than it has are computed one by one, by
+    tiles whose rows all are that one and are stored in its place, which takes no longer: the sums of one row alone
+    would wait for each other.
     """
     together, a_row, start_row, c_row = TOGETHER, a.step, start.step, c.step
     if rows < TOGETHER:
@@ -416,11 +428,11 @@ def _attended(
     zeros: Floats, out: Rows,
 ) -> None:  # fmt: skip
     """Make out (count, d) = softmax(bias + queries keys) values of one head with keys (d, T')."""
-    lanes = keys.step
-    _product(count, lanes, width, queries, keys, bias, Rows(weights, 0, lanes), NONE)
+    room = keys.step
+    _product(count, room, width, queries, keys, bias, Rows(weights, 0, room), NONE)
     for i in range(count):
-        _softmax(weights, i * lanes, lanes)
-    _product(count, width, length, Rows(weights, 0, lanes), values, Rows(zeros, 0, 0), out, NONE)
+        _softmax(weights, i * room, room)
+    _product(count, width, length, Rows(weights, 0, room), values, Rows(zeros, 0, 0), out, NONE)
 
 
 @_inner
@@ -503,11 +515,11 @@ def feed_forward(
 def turn_keys(keys_and_values: Floats, shape: Shape, out: Floats) -> None:
     """Make out (U, H, d, T') the transpose of the keys of (U, T, 2, H, d); the rows of shape are tokens."""
     inner = shape.heads * shape.width
-    lanes = (shape.rows + LANES - 1) // LANES * LANES
+    room = _lanes_for(shape.rows)
     for user in range(shape.users):
         for head in range(shape.heads):
             keys = Rows(keys_and_values, user * shape.rows * 2 * inner + head * shape.width, 2 * inner)
-            to = Rows(out, (user * shape.heads + head) * shape.width * lanes, lanes)
+            to = Rows(out, (user * shape.heads + head) * shape.width * room, room)
             _turned_keys(shape.rows, shape.width, keys, to)
 
 
@@ -519,17 +531,15 @@ def attend_to_itself(
     """Make out (U, T, D) = states + what self-attention makes of them; the rows of shape are tokens.
 
     Queries, keys and values are projections of the normed states, or, where it is not empty, those that ready
-    (V, 3, H, d) has for tokens (U, T). bias (U, H, T, T'), or one (H, T, T') for all users, is added to the scores.
+    (V, 3, H, d) has for tokens (U, T). bias (U, H, T, T') is added to the scores.
     """
     length, width, inner = shape.rows, shape.width, shape.heads * shape.width
-    lanes = (length + LANES - 1) // LANES * LANES
-    own = shape.heads * length * lanes
-    bias_step = 0 if bias.size == own else own
+    room = _lanes_for(length)
     together = max(1, BLOCK // length)
     normed = np.empty(together * length * shape.depth, np.float32)
     projected = np.empty(together * length * 3 * inner, np.float32)
     attended = np.empty(together * length * inner, np.float32)
-    keys, weights = np.empty(width * lanes, np.float32), np.empty(length * lanes, np.float32)
+    keys, weights = np.empty(width * room, np.float32), np.empty(length * room, np.float32)
     zeros = np.zeros(3 * inner, np.float32)
     for first in range(0, shape.users, together):
         count = min(together, shape.users - first)
@@ -539,11 +549,11 @@ def attend_to_itself(
         for user in range(count):
             for head in range(shape.heads):
                 at = user * length * 3 * inner + head * width
-                _turned_keys(length, width, Rows(projected, at + inner, 3 * inner), Rows(keys, 0, lanes))
+                _turned_keys(length, width, Rows(projected, at + inner, 3 * inner), Rows(keys, 0, room))
                 _attended(
-                    length, length, width, Rows(projected, at, 3 * inner), Rows(keys, 0, lanes),
+                    length, length, width, Rows(projected, at, 3 * inner), Rows(keys, 0, room),
                     Rows(projected, at + 2 * inner, 3 * inner),
-                    Rows(bias, (first + user) * bias_step + head * length * lanes, lanes), weights, zeros,
+                    Rows(bias, ((first + user) * shape.heads + head) * length * room, room), weights, zeros,
                     Rows(attended, user * length * inner + head * width, inner),
                 )  # fmt: skip
         _output(shape, first, count, attended, output, states, out)
@@ -560,12 +570,12 @@ def attend_to_source(
     (U, T, 2, H, d); hidden (U, T') is added to the scores.
     """
     beams, width, inner = shape.rows, shape.width, shape.heads * shape.width
-    length, lanes = keys_and_values.size // (shape.users * 2 * inner), hidden.size // shape.users
+    length, room = keys_and_values.size // (shape.users * 2 * inner), hidden.size // shape.users
     together = max(1, BLOCK // beams)
     normed = np.empty(together * beams * shape.depth, np.float32)
     queries = np.empty(together * beams * inner, np.float32)
     attended = np.empty(together * beams * inner, np.float32)
-    weights, zeros = np.empty(beams * lanes, np.float32), np.zeros(inner, np.float32)
+    weights, zeros = np.empty(beams * room, np.float32), np.zeros(inner, np.float32)
     for first in range(0, shape.users, together):
         count = min(together, shape.users - first)
         _normed(states, first * beams * shape.depth, count * beams, shape.depth, epsilon, normed)
@@ -578,9 +588,9 @@ def attend_to_source(
                 there, at = first + user, user * beams * inner + head * width
                 _attended(
                     beams, length, width, Rows(queries, at, inner),
-                    Rows(keys, (there * shape.heads + head) * width * lanes, lanes),
+                    Rows(keys, (there * shape.heads + head) * width * room, room),
                     Rows(keys_and_values, (2 * there * length + 1) * inner + head * width, 2 * inner),
-                    Rows(hidden, there * lanes, 0), weights, zeros, Rows(attended, at, inner),
+                    Rows(hidden, there * room, 0), weights, zeros, Rows(attended, at, inner),
                 )  # fmt: skip
         _output(shape, first, count, attended, output, states, out)
 
@@ -602,12 +612,12 @@ def attend_to_past(
     """
     beams, width, inner = shape.rows, shape.width, shape.heads * shape.width
     slots, steps = keys.size // (shape.users * inner), paths.size // (shape.users * beams)
-    lanes, longest = (steps + LANES - 1) // LANES * LANES, distances.size // shape.heads
+    room, longest = _lanes_for(steps), distances.size // shape.heads
     together = max(1, BLOCK // beams)
     normed = np.empty(together * beams * shape.depth, np.float32)
     projected = np.empty(together * beams * 3 * inner, np.float32)
     attended, zeros = np.empty(together * beams * inner, np.float32), np.zeros(3 * inner, np.float32)
-    weights, nowhere = np.empty(shape.heads * lanes, np.float32), np.full(shape.heads * lanes, NONE)
+    weights, nowhere = np.empty(shape.heads * room, np.float32), np.full(shape.heads * room, NONE)
     for first in range(0, shape.users, together):
         count = min(together, shape.users - first)
         _queries_keys_values(
@@ -628,15 +638,15 @@ def attend_to_past(
                     for head in range(shape.heads):
                         at = head * width
                         score = _dot(projected, row + at, keys, there + at, width)
-                        weights[head * lanes + step] = score + distances[head * longest + distance]
+                        weights[head * room + step] = score + distances[head * longest + distance]
                 for head in range(shape.heads):
-                    _softmax(weights, head * lanes, lanes)
+                    _softmax(weights, head * room, room)
                 _scale(ONE, zeros, 0, attended, to, inner)
                 for step in range(steps):
                     there = (memory + paths[path + step]) * inner
                     for head in range(shape.heads):
                         at = head * width
-                        _add(weights[head * lanes + step], values, there + at, attended, to + at, width)
+                        _add(weights[head * room + step], values, there + at, attended, to + at, width)
         _output(shape, first, count, attended, output, states, out)
 
 

@@ -11,6 +11,7 @@ Letters: U users, k beams of a user, S slots, T source tokens, D width of the mo
 """
 
 import functools
+import os
 from typing import Any, Final, Protocol
 
 import torch
@@ -20,7 +21,7 @@ from transformers import T5ForConditionalGeneration
 from tessera.recommender.network import HIDDEN, Network, relative_bias
 
 LANES: Final = 16
-"""Floats in a register of 512 bits."""
+"""Floats in a register of 512 bits: those of `tessera.recommender.lanes`, which is not imported to ask."""
 
 
 class Decoder(Protocol):
@@ -36,7 +37,7 @@ class Decoder(Protocol):
 
 
 class Reader(Protocol):
-    """A model that reads, its weights as they were when the reader was made."""
+    """A model that reads, without gradients; its weights must stay what they were when the reader was made."""
 
     network: Network
 
@@ -59,20 +60,22 @@ def reader_of(model: T5ForConditionalGeneration) -> Reader:
 
 
 def suits_lanes(model: T5ForConditionalGeneration) -> bool:
-    """Whether model is one of 32 bits on a CPU with registers of 512, and fills them in all its widths."""
+    """Whether model lies on a CPU with registers of 512 bits, and fills them."""
+    return model.device.type == "cpu" and fills_lanes(model) and has_lanes()
+
+
+def fills_lanes(model: T5ForConditionalGeneration) -> bool:
+    """Whether model is one of 32 bits whose widths fill registers of 512."""
     config: Any = model.config
-    return (
-        model.device.type == "cpu"
-        and model.dtype == torch.float32
-        and not any(width % LANES for width in (config.d_model, config.d_ff, config.d_kv))
-        and has_lanes()
-    )
+    widths = (config.d_model, config.d_ff, config.d_kv)
+    return model.dtype == torch.float32 and not any(width % LANES for width in widths)
 
 
 @functools.cache
 def has_lanes() -> bool:
-    """Whether this processor has registers of 512 bits."""
-    return bool(torch.cpu.get_capabilities().get("avx512_f"))
+    """Whether this processor has registers of 512 bits, and Numba may compile for it."""
+    may_compile = os.environ.get("NUMBA_DISABLE_JIT", "0") in {"", "0"}
+    return may_compile and bool(torch.cpu.get_capabilities().get("avx512_f"))
 
 
 class Paths:
