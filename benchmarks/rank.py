@@ -63,6 +63,7 @@ class Work(NamedTuple):
     tokens: Tokens  # (N, L)
     trie: Trie
     source: Rows
+    interactions: str  # "published" or "drawn"
 
     @classmethod
     def of(cls, asked: Asked) -> "Work":
@@ -75,7 +76,7 @@ class Work(NamedTuple):
         source = test_histories(data, known)
         if asked.users is not None:
             source = source.take(spread(len(source.lengths), asked.users))
-        return cls(known.model().eval().to(asked.device), tokens, build_trie(tokens), source)
+        return cls(known.model().eval().to(asked.device), tokens, build_trie(tokens), source, data.source)
 
 
 def main(
@@ -179,6 +180,7 @@ def compared(asked: Asked, *, ours: Callable[[], Found], peer: Callable[[], Foun
         ours=len(lengths) / our_seconds,
         limit=rate * len(lengths) / operations,
         facts={
+            "interactions": work.interactions,
             "largest difference of a score": difference(mine, theirs),
             "share of the peer's lists that are the same": float((mine.items == theirs.items).all(1).double().mean()),
             "megabytes of the trie": work.trie.bytes / 1e6,

@@ -68,8 +68,8 @@ class DecoderLayer(NamedTuple):
 class Sources(NamedTuple):
     """What a layer of the decoder attends to."""
 
-    keys: Tensor  # (U, H, d, T')
-    keys_and_values: Tensor  # (U, T, 2, H, d)
+    keys: Floats  # (U, H, d, T')
+    keys_and_values: Floats  # (U, T, 2, H, d)
 
 
 class LaneReader:
@@ -106,10 +106,10 @@ class LaneReader:
             ]
             logits, room = self.network.output, lanes_for(len(self.network.output)) - len(self.network.output)
             self.output = panels(nn.functional.pad(logits, (0, 0, 0, room)))
-            self.no_token = nn.functional.pad(logits.new_zeros(len(logits)), (0, room), value=-torch.inf)  # (V')
+            self.no_token = flat(nn.functional.pad(logits.new_zeros(len(logits)), (0, room), value=-torch.inf))  # (V')
             tokens = self.network.embedding.contiguous()
             self.first_of_encoder, self.first_of_decoder = (
-                self.projected(tokens, weights, 3 * self.inner)
+                flat(self.projected(tokens, weights, 3 * self.inner))
                 for weights in (self.encoder_layers[0].itself.projection, self.decoder_layers[0].past.projection)
             )  # (V, 3 H d)
 
@@ -133,7 +133,7 @@ class LaneReader:
             raise IndexError(f"expected tokens below {len(self.network.output)}, found {int(tokens.max())}")
         out = finished.new_empty(tokens.shape)
         lanes.log_probabilities(
-            flat(finished), finished.shape[2], self.output, flat(self.no_token), flat(tokens.contiguous()), flat(out)
+            flat(finished), finished.shape[2], self.output, self.no_token, flat(tokens.contiguous()), flat(out)
         )
         return out
 
@@ -155,7 +155,7 @@ class LaneReader:
         states = self.network.embed(source)
         for number, layer in enumerate(self.encoder_layers):
             out = torch.empty_like(states)
-            ready = NOT_READY if number else flat(self.first_of_encoder)
+            ready = NOT_READY if number else self.first_of_encoder
             lanes.attend_to_itself(
                 flat(states),
                 self.shape(states),
@@ -175,7 +175,7 @@ class LaneReader:
         both = self.projected(encoded, layer.keys_and_values, 2 * self.inner)
         keys = encoded.new_empty(users, self.heads, self.width, lanes_for(length))
         lanes.turn_keys(flat(both), self.shape(encoded), flat(keys))
-        return Sources(keys, both)
+        return Sources(flat(keys), flat(both))
 
 
 class LaneDecoder:
@@ -187,13 +187,14 @@ class LaneDecoder:
         self.reader, source = reader, source.long().contiguous()
         hidden = reader.network.hidden(source)
         encoded = reader.encoded(source, hidden)
-        self.hidden = _padded(hidden)  # (U, 1, 1, T')
+        self.hidden = flat(_padded(hidden))  # (U, T')
         self.sources = [reader.sources(layer, encoded) for layer in reader.decoder_layers]
-        self.distances = relative_bias(reader.network.decoder, len(widths))[0, :, -1].contiguous()  # (H, steps)
+        distances = relative_bias(reader.network.decoder, len(widths))[0, :, -1]
+        self.distances = flat(distances.contiguous())  # (H, steps)
         self.paths = Paths(source, widths=widths)
+        room = len(source) * self.paths.room * reader.inner
         self.memory = [
-            [encoded.new_empty(len(source), self.paths.room, reader.inner) for _ in range(2)]
-            for _ in reader.decoder_layers
+            [np.empty(room, np.float32) for _ in range(2)] for _ in reader.decoder_layers
         ]  # keys and values (U, S, H * d) each
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -206,16 +207,15 @@ class LaneDecoder:
         for number, (layer, source, memory) in enumerate(
             zip(reader.decoder_layers, self.sources, self.memory, strict=True)
         ):
-            ready = NOT_READY if number else flat(reader.first_of_decoder)
+            ready = NOT_READY if number else reader.first_of_decoder
             after_past, after_source = torch.empty_like(states), torch.empty_like(states)
             lanes.attend_to_past(
-                flat(states), shape, *layer.past, ready, flat(tokens), *map(flat, memory), first, paths,
-                flat(self.distances), reader.epsilon, flat(after_past),
+                flat(states), shape, *layer.past, ready, flat(tokens), *memory, first, paths, self.distances,
+                reader.epsilon, flat(after_past),
             )  # fmt: skip
             lanes.attend_to_source(
-                flat(after_past), shape, *layer.source, *map(flat, source), flat(self.hidden), reader.epsilon,
-                flat(after_source),
-            )  # fmt: skip
+                flat(after_past), shape, *layer.source, *source, self.hidden, reader.epsilon, flat(after_source)
+            )
             states = reader.fed_forward(layer.feed_forward, after_source)
         return reader.network.finished(states)
 

@@ -192,34 +192,6 @@ def _loop(
     return found
 
 
-def _emit_tile(
-    builder: Any, depth: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any,
-    start: Any, start_at: Any, start_step: Any, c: Any, c_at: Any, c_step: Any, floor: Any, *, registers: int,
-) -> None:  # fmt: skip
-    """Make c = max(floor, start + a b) for TOGETHER rows of a (rows, depth) and 16 columns of b a register."""
-
-    def place(at: Any, step: Any, row: int, register: int = 0) -> Any:
-        return builder.add(builder.add(at, builder.mul(step, _index(row))), _index(LANES * register))
-
-    cells = [(row, register) for row in range(TOGETHER) for register in range(registers)]
-    heads = [place(a_at, a_step, row) for row in range(TOGETHER)]
-
-    def summed(i: Any, sums: list[Any]) -> list[Any]:
-        at = builder.add(b_at, builder.mul(b_step, i))
-        columns = [_loaded(builder, b, builder.add(at, _index(LANES * register))) for register in range(registers)]
-        factors = [_spread(builder, _loaded(builder, a, builder.add(head, i), kind=_FLOAT)) for head in heads]
-        return [
-            _multiply_add(builder, factors[row], columns[register], each)
-            for (row, register), each in zip(cells, sums, strict=True)
-        ]
-
-    begun = [_loaded(builder, start, place(start_at, start_step, *cell)) for cell in cells]
-    lowest = _spread(builder, floor)
-    for cell, each in zip(cells, _loop(builder, depth, 1, begun, summed), strict=True):
-        lifted = builder.select(builder.fcmp_ordered("<", each, lowest), lowest, each)
-        _store(builder, lifted, c, place(c_at, c_step, *cell))
-
-
 def _emit_dot(builder: Any, a: Any, a_at: Any, b: Any, b_at: Any, count: Any) -> Any:
     """Return the sum of the products of count numbers."""
 
@@ -311,16 +283,32 @@ def _emit_turned(builder: Any, a: Any, a_at: Any, a_step: Any, last: Any, c: Any
 
 
 def _tile(registers: int) -> Any:
-    """Return the instruction of a tile of so many registers a row; compiled code asks for a function's parameters."""
+    """Return the instruction of a tile: c = max(floor, start + a b), TOGETHER rows and 16 columns a register."""
 
     def emit(
         builder: Any, depth: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any,
         start: Any, start_at: Any, start_step: Any, c: Any, c_at: Any, c_step: Any, floor: Any,
     ) -> None:  # fmt: skip
-        _emit_tile(
-            builder, depth, a, a_at, a_step, b, b_at, b_step, start, start_at, start_step, c, c_at, c_step, floor,
-            registers=registers,
-        )  # fmt: skip
+        def place(at: Any, step: Any, row: int, register: int = 0) -> Any:
+            return builder.add(builder.add(at, builder.mul(step, _index(row))), _index(LANES * register))
+
+        cells = [(row, register) for row in range(TOGETHER) for register in range(registers)]
+        heads = [place(a_at, a_step, row) for row in range(TOGETHER)]
+
+        def summed(i: Any, sums: list[Any]) -> list[Any]:
+            at = builder.add(b_at, builder.mul(b_step, i))
+            columns = [_loaded(builder, b, builder.add(at, _index(LANES * register))) for register in range(registers)]
+            factors = [_spread(builder, _loaded(builder, a, builder.add(head, i), kind=_FLOAT)) for head in heads]
+            return [
+                _multiply_add(builder, factors[row], columns[register], each)
+                for (row, register), each in zip(cells, sums, strict=True)
+            ]
+
+        begun = [_loaded(builder, start, place(start_at, start_step, *cell)) for cell in cells]
+        lowest = _spread(builder, floor)
+        for cell, each in zip(cells, _loop(builder, depth, 1, begun, summed), strict=True):
+            lifted = builder.select(builder.fcmp_ordered("<", each, lowest), lowest, each)
+            _store(builder, lifted, c, place(c_at, c_step, *cell))
 
     return _instruction(emit)
 
@@ -416,6 +404,19 @@ def _normed(states: Floats, at: int, rows: int, depth: int, epsilon: float, out:
 
 
 @_inner
+def _projected(
+    states: Floats, at: int, rows: int, depth: int, weights: Floats, columns: int, epsilon: float, floor: float,
+    normed: Floats, zeros: Floats, out: Floats, to: int,
+) -> None:  # fmt: skip
+    """Make out (rows, columns) = max(floor, norm(states) weights)."""
+    _normed(states, at, rows, depth, epsilon, normed)
+    _product(
+        rows, columns, depth, Rows(normed, 0, depth), Rows(weights, 0, 0), Rows(zeros, 0, 0), Rows(out, to, columns),
+        floor,
+    )  # fmt: skip
+
+
+@_inner
 def _softmax(row: Floats, at: int, count: int) -> None:
     """Turn count numbers into their softmax."""
     total = _exponentials(row, at, count, _largest(row, at, count))
@@ -457,11 +458,8 @@ def _queries_keys_values(
         for row in range(rows):
             _scale(ONE, ready, tokens[first * shape.rows + row] * columns, out, row * columns, columns)
         return
-    _normed(states, first * shape.rows * shape.depth, rows, shape.depth, epsilon, normed)
-    _product(
-        rows, columns, shape.depth, Rows(normed, 0, shape.depth), Rows(projection, 0, 0), Rows(zeros, 0, 0),
-        Rows(out, 0, columns), NONE,
-    )  # fmt: skip
+    at = first * shape.rows * shape.depth
+    _projected(states, at, rows, shape.depth, projection, columns, epsilon, NONE, normed, zeros, out, 0)
 
 
 @_inner
@@ -483,10 +481,8 @@ def project(states: Floats, depth: int, weights: Floats, columns: int, epsilon: 
     normed, zeros = np.empty(BLOCK * depth, np.float32), np.zeros(columns, np.float32)
     for row in range(0, rows, BLOCK):
         count = min(BLOCK, rows - row)
-        _normed(states, row * depth, count, depth, epsilon, normed)
-        _product(
-            count, columns, depth, Rows(normed, 0, depth), Rows(weights, 0, 0), Rows(zeros, 0, 0),
-            Rows(out, row * columns, columns), NONE,
+        _projected(
+            states, row * depth, count, depth, weights, columns, epsilon, NONE, normed, zeros, out, row * columns
         )  # fmt: skip
 
 
@@ -500,11 +496,7 @@ def feed_forward(
     zeros = np.zeros(wide, np.float32)
     for row in range(0, rows, BLOCK):
         count, at = min(BLOCK, rows - row), row * depth
-        _normed(states, at, count, depth, epsilon, normed)
-        _product(
-            count, wide, depth, Rows(normed, 0, depth), Rows(widening, 0, 0), Rows(zeros, 0, 0), Rows(inner, 0, wide),
-            np.float32(0),
-        )  # fmt: skip
+        _projected(states, at, count, depth, widening, wide, epsilon, np.float32(0), normed, zeros, inner, 0)
         _product(
             count, depth, wide, Rows(inner, 0, wide), Rows(narrowing, 0, 0), Rows(states, at, depth),
             Rows(out, at, depth), NONE,
@@ -577,11 +569,9 @@ def attend_to_source(
     attended = np.empty(together * beams * inner, np.float32)
     weights, zeros = np.empty(beams * room, np.float32), np.zeros(inner, np.float32)
     for first in range(0, shape.users, together):
-        count = min(together, shape.users - first)
-        _normed(states, first * beams * shape.depth, count * beams, shape.depth, epsilon, normed)
-        _product(
-            count * beams, inner, shape.depth, Rows(normed, 0, shape.depth), Rows(projection, 0, 0), Rows(zeros, 0, 0),
-            Rows(queries, 0, inner), NONE,
+        count, at = min(together, shape.users - first), first * beams * shape.depth
+        _projected(
+            states, at, count * beams, shape.depth, projection, inner, epsilon, NONE, normed, zeros, queries, 0
         )  # fmt: skip
         for user in range(count):
             for head in range(shape.heads):
