@@ -90,7 +90,7 @@ def main(
     corpus = training_samples(data, known)
     rate = matrix_rate(device, precision=precision)
     cases = [
-        compared(corpus, known, where, batch_size=size, steps=steps, runs=runs, rate=rate)
+        compared(corpus, known, where, data.source, batch_size=size, steps=steps, runs=runs, rate=rate)
         for size in batch_sizes or ([256, 1024] if full else [256])
     ]
     keep_freed_memory()
@@ -105,9 +105,17 @@ def training_samples(data: Instruments, known: Vocabularies) -> Samples:
 
 
 def compared(
-    corpus: Samples, known: Vocabularies, where: Where, *, batch_size: int, steps: int, runs: int, rate: float
+    corpus: Samples,
+    known: Vocabularies,
+    where: Where,
+    interactions: str,
+    *,
+    batch_size: int,
+    steps: int,
+    runs: int,
+    rate: float,
 ) -> Case:
-    """Return the case of batches of batch_size."""
+    """Return the case of batches of batch_size; interactions tells whose the samples are."""
     some = torch.arange(0, len(corpus.items), len(corpus.items) // batch_size)
     difference = loss_difference(corpus, known, some, device=where.device)
     rates = alternate_apart(
@@ -129,6 +137,7 @@ def compared(
         ours=median(each.result for each in rates.ours),
         limit=rate * len(lengths) / operations,
         facts={
+            "interactions": interactions,
             "relative difference of a batch's loss": difference,
             "gigaflop a second of the limit": rate / 1e9,
         },
