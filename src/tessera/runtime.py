@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tessera.errors import ParamsError, TesseraError
 from tessera.records import write_record
+from tessera.waiting import watched
 
 if TYPE_CHECKING:
     import torch
@@ -189,7 +190,9 @@ def progress(elements: Iterable[Element], *, title: str, total: int | None = Non
     total = total if total is not None else _length(elements)
     if not is_main_process():
         yield from elements
-    elif console.is_terminal:
+        return
+    elements = watched(elements)
+    if console.is_terminal:
         yield from in_a_bar(elements, title=title, total=total, console=console)
     else:
         yield from in_lines(elements, title=title, total=total)
