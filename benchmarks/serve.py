@@ -21,6 +21,7 @@ from tessera.artifacts import read_table
 from tessera.recommender.corpus import histories as histories_of
 from tessera.recommender.model import Sizes
 from tessera.schemas import INTERACTIONS
+from tessera.tasks import scoring
 from tessera.using.recommender import IdRanker, Recommendation, Recommender
 
 SAME_SCORE = 1e-4
@@ -78,15 +79,15 @@ def test_histories(recommender: Recommender) -> list[list[str]]:
 
 
 def operations(recommender: Recommender, histories: list[list[str]]) -> float:
-    """Return the operations of all rankings that the T5 makes of histories; other rankings count as nothing."""
+    """Return the operations of all searches that the T5 makes after histories; other rankings count as nothing."""
     params = recommender.shop.params
     sizes = Sizes(**params.t5.model_dump(include=set(Sizes._fields)))
     read = np.array([min(len(history), params.corpus.max_history) for history in histories])
     total = 0.0
-    for ranker in recommender.rankers:
-        if isinstance(ranker, IdRanker):
-            lengths = 1 + read * ranker.tokens[ranker.task.source].shape[1]
-            levels = ranker.tokens[ranker.task.target].shape[1]
+    for ranker in [each for each in recommender.rankers if isinstance(each, IdRanker)]:
+        for task in scoring(ranker.words.tasks, "none"):
+            lengths = 1 + read * ranker.tokens[task.source].shape[1]
+            levels = ranker.tokens[task.target].shape[1]
             steps = 1 + (levels - 1) * params.decode.beams
             total += encoder_operations(lengths, sizes=sizes) + decoder_operations(
                 tokens=steps, seen=levels / 2, lengths=lengths, vocabulary=recommender.shop.words.size, sizes=sizes

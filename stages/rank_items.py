@@ -1,4 +1,4 @@
-"""Rank items for every user: beam search over the trie of valid IDs, once a modality."""
+"""Rank items for every user: beam search over the trie of valid IDs, once a modality, and scores of what it found."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +11,7 @@ from tessera.artifacts import read_json, read_table, table_writer, write_json, w
 from tessera.params import PARAMS_FILE, load_params
 from tessera.recommender.corpus import codes_by_modality
 from tessera.recommender.model import load_model
-from tessera.recommender.ranking import rank_users
+from tessera.recommender.ranking import Decoding, rank_users
 from tessera.recommender.vocabulary import Vocabulary
 from tessera.runtime import accelerator_on, is_main_process, progress, run
 from tessera.schemas import CORPUS, IDS, INTERACTIONS, RANKINGS
@@ -35,6 +35,12 @@ def main(
         return
     tokens = words.all_tokens(codes_by_modality(read_table(ids, IDS), words.modalities))
     seen = read_table(interactions, INTERACTIONS) if params.decode.exclude_seen else None
+    decoding = Decoding(
+        beams=params.decode.beams,
+        batch_size=params.decode.batch_size,
+        renormalise=params.decode.renormalise,
+        rescoring=params.decode.rescoring,
+    )
     accelerator = accelerator_on(params.device, precision="fp32")
     model = load_model(checkpoint, words, tokens).to(accelerator.device)
 
@@ -46,18 +52,16 @@ def main(
                 model,
                 read_table(corpus, CORPUS),
                 tokens,
-                words.tasks,
+                words,
+                decoding,
                 split=split,
-                beams=params.decode.beams,
-                batch_size=params.decode.batch_size,
-                renormalise=params.decode.renormalise,
                 interactions=seen,
                 accelerator=accelerator,
                 progress=progress,
             ):
                 write(ranked.table)
-                counts.setdefault(split, {})[f"{ranked.modality}_users"] = ranked.users
-                counts[split][f"{ranked.modality}_rows"] = ranked.table.height
+                counts.setdefault(split, {})[f"{ranked.ranking}_users"] = ranked.users
+                counts[split][f"{ranked.ranking}_rows"] = ranked.table.height
     if is_first:
         write_json(metrics, counts)
 

@@ -174,6 +174,7 @@ KNOBS = {
     "t5.patience": Knob(1, {"t5.lr": 1e-12}),
     "decode.beams": Knob(5),
     "decode.renormalise": Knob(True),
+    "decode.rescoring": Knob("history"),
     "decode.exclude_seen": Knob(True),
     "decode.fusion": Knob("best"),
     "collaborative.members": Knob(["itemknn"]),

@@ -120,8 +120,9 @@ def test_two_processes_train_and_rank_as_one_does(beside):
     checkpoint = two / "data/train_t5/checkpoint"
     checkpoint.rename(two / "data/train_t5/its_own")
     checkpoint.symlink_to(one / "data/train_t5/checkpoint")
-    finish("rank_items", one, {})
-    finish("rank_items", two, {}, launcher=TORCHRUN)
+    rescored = {"decode.rescoring": "history"}
+    finish("rank_items", one, rescored)
+    finish("rank_items", two, rescored, launcher=TORCHRUN)
     order = ["split", "modality", "user", "rank"]
     tables = [read_table(folder / "data/rank_items/rankings.parquet", RANKINGS).sort(order) for folder in (one, two)]
     assert tables[0].drop("score").equals(tables[1].drop("score"))

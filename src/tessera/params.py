@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from tessera.errors import ParamsError
 from tessera.schemas import JOINT
-from tessera.tasks import MOST_TOKENS, first_code, parse_tasks
+from tessera.tasks import MOST_TOKENS, Rescoring, first_code, parse_tasks
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -314,6 +314,7 @@ class Decode(Section):
     beams: PositiveInt
     batch_size: PositiveInt
     renormalise: bool
+    rescoring: Rescoring
     exclude_seen: bool
     fusion: Literal["mean", "mean_bonus", "best", "learned"]
 

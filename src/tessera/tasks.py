@@ -17,6 +17,9 @@ MOST_TOKENS: Final = 2**16
 #: Whether and how the IDs of an item's modalities are joined; IDs of fused vectors are one modality's from the start.
 Layout = Literal["separate", "concatenated", "marked", "fused"]
 
+#: Which tasks score, in full, all items that the search found in any list of IDs; without, a list is what it found.
+Rescoring = Literal["none", "recommendation", "history"]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -55,6 +58,15 @@ class Task:
         return self.kind == "history" and self.source in (self.target, JOINT)
 
     @property
+    def ranking(self) -> str:
+        """The name of the ranking that a history task makes.
+
+        >>> Task.parse("history text -> text").ranking, Task.parse("history text -> image").ranking
+        ('text', 'text_to_image')
+        """
+        return self.target if self.is_recommendation else f"{self.source}_to_{self.target}"
+
+    @property
     def mirrored(self) -> "Task":
         """The task from the target to the source."""
         return Task(self.kind, self.target, self.source, self.is_shared)
@@ -87,6 +99,19 @@ def parse_tasks(texts: list[str], modalities: list[str], *, layout: Layout = "se
     if len(set(ranked)) < len(ranked):
         raise ParamsError(f"corpus.tasks: expected one recommendation task at most for each target, found {texts}")
     return tasks
+
+
+def scoring(tasks: Sequence[Task], rescoring: Rescoring) -> tuple[Task, ...]:
+    """Return those of tasks whose scores are rankings: all that recommend and, where all of `history` rescore, others.
+
+    These are the history tasks across modalities that read what a task that recommends reads.
+    """
+    read = {task.source for task in tasks if task.is_recommendation}
+    return tuple(
+        task
+        for task in tasks
+        if task.is_recommendation or (rescoring == "history" and task.kind == "history" and task.source in read)
+    )
 
 
 def prefixed(tasks: Sequence[Task]) -> tuple[Task, ...]:

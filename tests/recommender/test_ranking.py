@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from tessera.recommender.batches import samples_of
 from tessera.recommender.beam import beam_search
-from tessera.recommender.ranking import Share, rank, rank_users
+from tessera.recommender.ranking import Decoding, Share, rank, rank_users
 from tessera.recommender.readers import reader_of
 from tessera.recommender.trie import build_trie
 from tests.recommender.conftest import FILLING
@@ -83,14 +83,12 @@ def test_every_user_is_ranked_once_in_each_modality_and_in_no_cross_task(world, 
         model(here).eval(),
         here.test,
         here.tokens,
-        here.vocabulary.tasks,
+        here.vocabulary,
+        Decoding(beams=3, batch_size=5, renormalise=True, rescoring="none"),
         split="test",
-        beams=3,
-        batch_size=5,
-        renormalise=True,
         interactions=None,
         accelerator=Accelerator(cpu=True),
         progress=lambda batches, title: batches,
     )
-    counts = {found.modality: found.table.group_by("user").len()["len"].to_list() for found in ranked}
+    counts = {found.ranking: found.table.group_by("user").len()["len"].to_list() for found in ranked}
     assert counts == {"text": [3] * 12, "image": [3] * 12}

@@ -101,6 +101,31 @@ def test_decode_parameters_change_the_rankings(corpus, tmp_path, params_file, ch
     assert not rankings[0].equals(rankings[1])
 
 
+@pytest.mark.parametrize(
+    ("rescoring", "expected"),
+    [("recommendation", {"text", "image"}), ("history", {"text", "image", "text_to_image", "image_to_text"})],
+)
+def test_what_any_list_holds_is_scored_by_each_task(corpus, tmp_path, params_file, rescoring, expected):
+    checkpoint = train(corpus, tmp_path, params_file)["checkpoint"]
+    found = rank(corpus, tmp_path, params_file, checkpoint, {"decode.beams": 4})
+    pools = found.group_by("split", "user").agg(items=pl.col("item").unique().sort())
+    assert pools["items"].list.len().max() > 4
+    rankings = rank(corpus, tmp_path, params_file, checkpoint, {"decode.beams": 4, "decode.rescoring": rescoring})
+    lists = rankings.group_by("split", "user", "modality").agg("rank", "score", items=pl.col("item").sort())
+    assert set(lists["modality"]) == expected
+    assert lists.height == pools.height * len(expected)
+    for row in lists.join(pools, on=["split", "user"], suffix="_of_pool").iter_rows(named=True):
+        assert row["items"] == row["items_of_pool"]
+        assert row["rank"] == list(range(1, len(row["items"]) + 1))
+        assert row["score"] == sorted(row["score"], reverse=True)
+    counts = read_json(tmp_path / "rank_items.json")
+    for split, of_split in rankings.group_by("split"):
+        rows = of_split.group_by("modality").len().iter_rows()
+        assert counts[split[0]] == {
+            key: value for name, rows in rows for key, value in ((f"{name}_users", USERS), (f"{name}_rows", rows))
+        }
+
+
 def test_users_decoded_together_change_nothing(corpus, tmp_path, params_file):
     checkpoint = train(corpus, tmp_path, params_file)["checkpoint"]
     one, other = (rank(corpus, tmp_path, params_file, checkpoint, {"decode.batch_size": size}) for size in (256, 7))

@@ -50,6 +50,20 @@ def test_what_was_learned_of_each_ranking_goes_along(copied, tmp_path):
     assert all(set(each.found_by) == {"popularity"} for each in learning.recommend([]))
 
 
+def test_scores_by_tasks_across_modalities_go_along(copied, tmp_path):
+    changes = SMALL | MEMBERS | {"decode.rescoring": "history"}
+    for stage in ("rank_items", "evaluate"):
+        run_stage(stage, copied, changes)
+    rescoring = Recommender.load(copied)
+    assert_as_the_pipeline(rescoring, copied)
+    write_export(rescoring, tmp_path / "shop")
+    alone = Recommender.load(tmp_path / "shop")
+    assert_as_the_pipeline(alone, copied)
+    keys = alone.shop.items["key"][:3].to_list()
+    found = [set(each.found_by) for each in alone.recommend(keys)]
+    assert any({"text_to_image", "image_to_text"} <= by for by in found)
+
+
 def test_what_no_ranking_can_follow_gets_what_sold_best(copied):
     """itemknn alone: nothing calls for anything after an item that nobody took in training."""
     for stage in ("build_corpus", "rank_items", "rank_collaborative", "evaluate"):

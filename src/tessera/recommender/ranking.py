@@ -1,4 +1,7 @@
-"""Rank items for many users: batches by length, beam search, a share of the users each process, one table."""
+"""Rank items for many users: batches by length, beam search, rescoring, a share of the users each process, one table.
+
+Letters: S histories, K items of a list, C candidates of a user.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +19,10 @@ from tessera.recommender.batches import Rows, batches_by_length, rows_of, sample
 from tessera.recommender.beam import Beams, beam_search
 from tessera.recommender.lists import IMPOSSIBLE, NOTHING, rankings_table
 from tessera.recommender.readers import Reader, reader_of
+from tessera.recommender.rescoring import candidates_of, score_items
 from tessera.recommender.trie import Trie, build_trie
-from tessera.recommender.vocabulary import Tokens
-from tessera.tasks import Task
+from tessera.recommender.vocabulary import Tokens, Vocabulary
+from tessera.tasks import Rescoring, scoring
 
 _STARTING: Final = Lock()
 
@@ -34,10 +38,19 @@ class Share(NamedTuple):
         return torch.arange(rows)[self.process :: self.processes]
 
 
-class Ranked(NamedTuple):
-    """One modality's rankings: columns split, user, modality, rank (from 1), item, score."""
+class Decoding(NamedTuple):
+    """How IDs become lists of items."""
 
-    modality: str
+    beams: int
+    batch_size: int
+    renormalise: bool
+    rescoring: Rescoring
+
+
+class Ranked(NamedTuple):
+    """One task's rankings: columns split, user, modality, rank (from 1), item, score."""
+
+    ranking: str  # the column modality
     users: int
     table: pl.DataFrame
 
@@ -46,44 +59,90 @@ def rank_users(
     model: T5ForConditionalGeneration,
     corpus: pl.DataFrame,
     tokens: Mapping[str, Tokens],
-    tasks: Sequence[Task],
+    words: Vocabulary,
+    decoding: Decoding,
     *,
     split: str,
-    beams: int,
-    batch_size: int,
-    renormalise: bool,
     interactions: pl.DataFrame | None,
     accelerator: Accelerator,
     progress: Callable[..., Iterable[Tensor]],
 ) -> Iterator[Ranked]:
-    """Yield the rankings of each modality that tasks recommend in, for the users of the corpus table of split.
+    """Yield the rankings of each task of words that scores, for the users of the corpus table of split.
 
     tokens maps a modality to the tokens (N, L) of all items. Where interactions are given, the items that a user has
     before the target are left out. Every process yields the rankings of all users, of which it ranked its share.
     progress(batches, title=...) wraps the batches.
     """
-    reader = reader_of(model)
-    for task in tasks:
-        if not task.is_recommendation:
-            continue
-        rows = corpus.filter(pl.col("task") == str(task))
-        mine = Share(accelerator.process_index, accelerator.num_processes).of(rows.height)
-        seen = None if interactions is None else _seen_before(split, interactions, rows["user"]).take(mine)
+    samples = {
+        task.source: corpus.filter(pl.col("task") == str(task)) for task in words.tasks if task.is_recommendation
+    }
+    users = next(iter(samples.values()))["user"]
+    mine = Share(accelerator.process_index, accelerator.num_processes).of(len(users))
+    for ranking, found in rank_by_tasks(
+        reader_of(model),
+        words,
+        {name: build_trie(each) for name, each in tokens.items()},
+        {source: samples_of(rows).source.take(mine) for source, rows in samples.items()},
+        decoding,
+        seen=None if interactions is None else _seen_before(split, interactions, users).take(mine),
+        progress=lambda batches, *, title: progress(batches, title=f"{split} {title}"),
+    ):
+        everyone = _of_all_processes(found, accelerator, rows=len(users))
+        table = rankings_table(
+            everyone.items.numpy(), everyone.scores.numpy(), users=users, split=split, modality=ranking
+        )
+        yield Ranked(ranking, len(users), table)
+
+
+def rank_by_tasks(
+    reader: Reader,
+    words: Vocabulary,
+    tries: Mapping[str, Trie],
+    sources: Mapping[str, Rows],
+    decoding: Decoding,
+    *,
+    seen: Rows | None,
+    progress: Callable[..., Iterable[Tensor]],
+) -> Iterator[tuple[str, Beams]]:
+    """Yield the name and the lists of each task of words that scores, after S histories.
+
+    tries and sources are by modality; sources[m] holds what the task that recommends reads of the histories in m. seen
+    holds the items that each must not be recommended. A list has K = decoding.beams items or, where they are scored
+    anew, all C = M K candidates of the M lists that the beams found. progress(batches, title=...) wraps the batches.
+    """
+    lists = []
+    for task in scoring(words.tasks, "none"):
         found = rank(
             reader,
-            build_trie(tokens[task.target]),
-            samples_of(rows).source.take(mine),
-            beams=beams,
-            batch_size=batch_size,
-            renormalise=renormalise,
+            tries[task.target],
+            sources[task.source],
+            beams=decoding.beams,
+            batch_size=decoding.batch_size,
+            renormalise=decoding.renormalise,
             seen=seen,
-            progress=partial(progress, title=f"{split} {task.target}"),
+            progress=partial(progress, title=task.ranking),
         )
-        everyone = _of_all_processes(found, accelerator, rows=rows.height)
-        table = rankings_table(
-            everyone.items.numpy(), everyone.scores.numpy(), users=rows["user"], split=split, modality=task.target
+        if decoding.rescoring == "none":
+            yield task.ranking, found
+        else:
+            lists.append(found.items)
+    if decoding.rescoring == "none":
+        return
+    candidates = candidates_of(lists)
+    for task in scoring(words.tasks, decoding.rescoring):
+        yield (
+            task.ranking,
+            rescore(
+                reader,
+                tries[task.target],
+                sources[task.source],
+                candidates,
+                prefix=words.prefix(task),
+                batch_size=decoding.batch_size,
+                renormalise=decoding.renormalise,
+                progress=partial(progress, title=f"{task.ranking} rescored"),
+            ),
         )
-        yield Ranked(task.target, rows.height, table)
 
 
 def rank(
@@ -115,10 +174,55 @@ def rank(
             seen=None if seen is None else seen.padded(rows, filler=-1).to(device),
         )
 
-    found = _nothing(len(source.lengths), beams)
+    return _by_batches(search, source, device, width=beams, batch_size=batch_size, progress=progress)
+
+
+def rescore(
+    reader: Reader,
+    trie: Trie,
+    source: Rows,
+    candidates: Tensor,
+    *,
+    prefix: tuple[int, ...],
+    batch_size: int,
+    renormalise: bool,
+    progress: Callable[[list[Tensor]], Iterable[Tensor]] = iter,
+) -> Beams:
+    """Return the candidates (S, C) of each row of source, ascending after any NOTHING, in the order of their scores.
+
+    prefix are the tokens that stand before each row. Equal scores stand in ascending order of their items.
+    """
+    device = reader.network.device
+    trie = trie.to(device)
+    begin = torch.tensor(prefix, dtype=torch.long)
+
+    def score(rows: Tensor) -> Beams:
+        some = candidates[rows]
+        some = some[:, int((some == NOTHING).sum(dim=1).min()) :].to(device)
+        read = torch.cat([begin.expand(len(rows), -1), source.padded(rows)], dim=1).to(device)
+        scores = score_items(reader, trie, read, some, renormalise=renormalise)
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        return Beams(some.gather(1, order), scores)
+
+    width = candidates.shape[1]
+    return _by_batches(score, source, device, width=width, batch_size=batch_size, progress=progress)
+
+
+def _by_batches(
+    search: Callable[[Tensor], Beams],
+    source: Rows,
+    device: torch.device,
+    *,
+    width: int,
+    batch_size: int,
+    progress: Callable[[list[Tensor]], Iterable[Tensor]],
+) -> Beams:
+    """Return what search finds for the rows of source, on device, as lists of width items on the CPU."""
+    found = _nothing(len(source.lengths), width)
     batches = batches_by_length(source.lengths, batch_size=batch_size)
     for rows, batch in zip(progress(batches), _in_parallel(search, batches, device), strict=True):
-        found.items[rows], found.scores[rows] = batch.items.cpu(), batch.scores.cpu()
+        length = batch.items.shape[1]
+        found.items[rows, :length], found.scores[rows, :length] = batch.items.cpu(), batch.scores.cpu()
     return found
 
 
@@ -154,8 +258,8 @@ def _threads_apart() -> ThreadPoolExecutor:
     return pool
 
 
-def _nothing(rows: int, beams: int) -> Beams:
-    return Beams(torch.full((rows, beams), NOTHING), torch.full((rows, beams), IMPOSSIBLE))
+def _nothing(rows: int, width: int) -> Beams:
+    return Beams(torch.full((rows, width), NOTHING), torch.full((rows, width), IMPOSSIBLE))
 
 
 def _seen_before(split: str, interactions: pl.DataFrame, users: pl.Series) -> Rows:

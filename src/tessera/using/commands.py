@@ -156,7 +156,7 @@ def export(
 
     recommender = Recommender.load(model, added=added)
     write_export(recommender, folder)
-    names = ", ".join(ranker.name for ranker in recommender.rankers) or "popularity"
+    names = ", ".join(name for ranker in recommender.rankers for name in ranker.names) or "popularity"
     out.print(f"{folder}: {recommender.shop.items.height} items, ranked by {names}", markup=False, soft_wrap=True)
     out.print("left out: users and their interactions", style="dim", markup=False)
 

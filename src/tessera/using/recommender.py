@@ -28,14 +28,14 @@ from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.members import Fitted, scorer_of
 from tessera.recommender.model import load_model
 from tessera.recommender.popularity import POPULARITY
-from tessera.recommender.ranking import rank
+from tessera.recommender.ranking import Decoding, rank_by_tasks
 from tessera.recommender.readers import Reader, reader_of
 from tessera.recommender.strengths import Sparse, strengths_in
 from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.trie import build_trie
 from tessera.runtime import torch_device
 from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, USERS, VECTORS, WEIGHTS, Schema
-from tessera.tasks import Task
+from tessera.tasks import scoring
 from tessera.using.keys import printable, unknown_key
 from tessera.using.shop import Shop, load_shop
 
@@ -91,9 +91,9 @@ class Asked(NamedTuple):
 
 
 class Ranker(Protocol):
-    """One ranking of several."""
+    """What makes one ranking or several."""
 
-    name: str
+    names: tuple[str, ...]  # of the rankings
     known: int  # the items 0..known-1 mean something to it
 
     def ranked(self, asked: Asked, *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
@@ -104,29 +104,33 @@ class Ranker(Protocol):
 class IdRanker:
     """Ranks by the IDs that the T5 generates, as rank_items does."""
 
-    def __init__(self, task: Task, shop: Shop, reader: Reader) -> None:
-        self.name, self.task, self.words, self.reader = task.target, task, shop.words, reader
-        self.tokens, self.decode = shop.tokens, shop.params.decode
-        self.trie = build_trie(self.tokens[task.target])
+    def __init__(self, shop: Shop, reader: Reader) -> None:
+        self.words, self.reader, self.tokens = shop.words, reader, shop.tokens
+        self.decoding = Decoding(**shop.params.decode.model_dump(include=set(Decoding._fields)))
+        self.names = tuple(task.ranking for task in scoring(self.words.tasks, self.decoding.rescoring))
+        self.tries = {name: build_trie(tokens) for name, tokens in self.tokens.items()}
         self.known = shop.items.height
 
     def ranked(self, asked: Asked, *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
         """Return the best items after each history, as a table of RANKINGS; progress wraps batches of histories."""
         before, lengths = asked.histories.before, asked.histories.lengths
-        source = history_sources(self.task, before, lengths, self.tokens, self.words)
+        sources = {
+            task.source: rows_from(*history_sources(task, before, lengths, self.tokens, self.words))
+            for task in scoring(self.words.tasks, "none")
+        }
         seen = asked.seen(exclude=exclude_seen)
-        found = rank(
+        found = rank_by_tasks(
             self.reader,
-            self.trie,
-            rows_from(source.values, source.offsets),
-            beams=self.decode.beams,
-            batch_size=self.decode.batch_size,
-            renormalise=self.decode.renormalise,
+            self.words,
+            self.tries,
+            sources,
+            self.decoding,
             seen=None if seen is None else rows_from(seen.before, np.append(0, np.cumsum(seen.lengths))),
-            progress=partial(progress, title=self.name),
+            progress=progress,
         )
-        return rankings_table(
-            found.items.numpy(), found.scores.numpy(), users=asked.users, split=SPLIT, modality=self.name
+        return pl.concat(
+            rankings_table(lists.items.numpy(), lists.scores.numpy(), users=asked.users, split=SPLIT, modality=name)
+            for name, lists in found
         )
 
 
@@ -136,20 +140,22 @@ class ScoreRanker:
     def __init__(
         self, name: str, score: Callable[[Histories], Floats], *, known: int, length: int, tokens: int = 1
     ) -> None:
-        self.name, self.score, self.known, self.length, self.tokens = name, score, known, length, tokens
+        self.names: tuple[str, ...] = (name,)
+        self.score, self.known, self.length, self.tokens = score, known, length, tokens
 
     def ranked(self, asked: Asked, *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
         """Return the best items after each history, as a table of RANKINGS; progress wraps batches of histories."""
+        [name] = self.names
         lists = rank_histories(
             self.score,
             asked.histories,
             items=self.known,
             length=self.length,
             seen=asked.seen(exclude=exclude_seen),
-            progress=partial(progress, title=self.name),
+            progress=partial(progress, title=name),
         )
         scores = lists.scores / self.tokens
-        return rankings_table(lists.items, scores, users=asked.users, split=SPLIT, modality=self.name)
+        return rankings_table(lists.items, scores, users=asked.users, split=SPLIT, modality=name)
 
 
 class Recommender:
@@ -298,13 +304,13 @@ class Recommender:
 
 
 def rankers_of(shop: Shop, *, device: str | None = None) -> list[Ranker]:
-    """Return the rankings that the system fuses: one for each task that recommends, and each collaborative member."""
+    """Return what makes the rankings that the system fuses: the T5, and each collaborative member."""
     params = shop.params
     where: Any = torch_device(device or params.device)
     rankers: list[Ranker] = []
     if shop.words.modalities:
         reader = reader_of(load_model(shop.parts["checkpoint"], shop.words, shop.trained_tokens).to(where))
-        rankers += [IdRanker(task, shop, reader) for task in shop.words.tasks if task.is_recommendation]
+        rankers.append(IdRanker(shop, reader))
     for member in params.collaborative.members:
         score = _scorer(member, shop, device=device)
         length = params.decode.beams
