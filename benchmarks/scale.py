@@ -74,7 +74,7 @@ OVERRIDES: Final = (
 
 #: The stage whose codes the later ones see, and how.
 QUANTIZER: Final = "train_quantizer"
-RESIDUAL_KMEANS: Final = "quant.method=rkmeans"
+RESIDUAL_KMEANS: Final = "system=rkmeans"
 
 #: The stages that run to their end, in their order, and the one that is stopped.
 BEFORE: Final = (

@@ -1,4 +1,4 @@
-"""Rank items for every user: beam search over the trie of valid IDs, once a modality, and scores of what it found."""
+"""Rank items for every user: beam search over the trie of valid IDs, once a modality, and what it found scored anew."""
 
 from contextlib import nullcontext
 from pathlib import Path

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tessera.params import load_params
 from tests.benchmarks.scripts import ROOT
 
 
@@ -33,6 +34,13 @@ def test_a_shop_is_a_folder_as_the_stages_read_it(scale, tmp_path):
     vectors = pl.read_parquet(tmp_path / "shop/text.parquet")
     assert vectors["item"].to_list() == pl.read_parquet(tmp_path / "shop/items.parquet")["item"].to_list()
     assert vectors["vector"].to_numpy().shape == (60, scale.WIDTH)
+
+
+def test_the_stages_take_its_parameters(scale, tmp_path):
+    paths = ["dataset.path=/a/shop", "text.path=/a/file", "image.path=/a/file"]
+    for overrides, method in (([], "rqvae"), ([scale.RESIDUAL_KMEANS], "rkmeans")):
+        scale.write_params(tmp_path, *paths, *overrides)
+        assert load_params(tmp_path / "params.yaml").quant.method == method
 
 
 def test_the_table_tells_how_time_and_memory_grew(scale):

@@ -73,16 +73,16 @@ def rank_users(
     before the target are left out. Every process yields the rankings of all users, of which it ranked its share.
     progress(batches, title=...) wraps the batches.
     """
-    samples = {
-        task.source: corpus.filter(pl.col("task") == str(task)) for task in words.tasks if task.is_recommendation
-    }
-    users = next(iter(samples.values()))["user"]
+    users, sources = pl.Series(), dict[str, Rows]()
+    for task in scoring(words.tasks, "none"):
+        rows = corpus.filter(pl.col("task") == str(task))
+        users, sources[task.source] = rows["user"], samples_of(rows).source
     mine = Share(accelerator.process_index, accelerator.num_processes).of(len(users))
     for ranking, found in rank_by_tasks(
         reader_of(model),
         words,
-        {name: build_trie(each) for name, each in tokens.items()},
-        {source: samples_of(rows).source.take(mine) for source, rows in samples.items()},
+        tries_of(words, tokens, decoding),
+        {modality: source.take(mine) for modality, source in sources.items()},
         decoding,
         seen=None if interactions is None else _seen_before(split, interactions, users).take(mine),
         progress=lambda batches, *, title: progress(batches, title=f"{split} {title}"),
@@ -92,6 +92,12 @@ def rank_users(
             everyone.items.numpy(), everyone.scores.numpy(), users=users, split=split, modality=ranking
         )
         yield Ranked(ranking, len(users), table)
+
+
+def tries_of(words: Vocabulary, tokens: Mapping[str, Tokens], decoding: Decoding) -> dict[str, Trie]:
+    """Return the tries of the IDs, by modality, that the tasks of words that score tell."""
+    targets = dict.fromkeys(task.target for task in scoring(words.tasks, decoding.rescoring))
+    return {modality: build_trie(tokens[modality]) for modality in targets}
 
 
 def rank_by_tasks(

@@ -28,11 +28,10 @@ from tessera.recommender.lists import Floats, rank_histories, rankings_table
 from tessera.recommender.members import Fitted, scorer_of
 from tessera.recommender.model import load_model
 from tessera.recommender.popularity import POPULARITY
-from tessera.recommender.ranking import Decoding, rank_by_tasks
+from tessera.recommender.ranking import Decoding, rank_by_tasks, tries_of
 from tessera.recommender.readers import Reader, reader_of
 from tessera.recommender.strengths import Sparse, strengths_in
 from tessera.recommender.transitions import Weights, transition_matrix
-from tessera.recommender.trie import build_trie
 from tessera.runtime import torch_device
 from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, USERS, VECTORS, WEIGHTS, Schema
 from tessera.tasks import scoring
@@ -108,7 +107,7 @@ class IdRanker:
         self.words, self.reader, self.tokens = shop.words, reader, shop.tokens
         self.decoding = Decoding(**shop.params.decode.model_dump(include=set(Decoding._fields)))
         self.names = tuple(task.ranking for task in scoring(self.words.tasks, self.decoding.rescoring))
-        self.tries = {name: build_trie(tokens) for name, tokens in self.tokens.items()}
+        self.tries = tries_of(self.words, self.tokens, self.decoding)
         self.known = shop.items.height
 
     def ranked(self, asked: Asked, *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
