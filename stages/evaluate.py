@@ -68,7 +68,8 @@ def main(
         log.warning(doubt)
 
     names = names_of(single)
-    longest = single.select(pl.col("rank").max()).collect(engine="streaming").item() or params.decode.beams
+    beams = params.decode.beams
+    longest = single.select(pl.col("rank").max()).collect(engine="streaming").item() or beams
     popular, seen = items_by_popularity(history), history if params.decode.exclude_seen else None
     learned = _learned(single, targets) if params.decode.fusion == "learned" else {}
     final = ENSEMBLE if len(names) > 1 else next(iter(names), POPULARITY)
@@ -76,7 +77,7 @@ def main(
     with table_writer(ensemble, RANKINGS) as write:
         for part in parts_of(targets, most=USERS_AT_ONCE):
             lists, floor = lists_of(single, part), rank_by_popularity(part, popular, length=longest, seen=seen)
-            fused = fuse(lists, rule=params.decode.fusion, weights=learned) if names else floor
+            fused = fuse(lists, rule=params.decode.fusion, cut=beams, weights=learned) if names else floor
             if fused.height:
                 write(fused)
             compared = [lists, fused, floor] if final == ENSEMBLE else [lists, floor]

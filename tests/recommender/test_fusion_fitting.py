@@ -87,7 +87,7 @@ def test_a_list_is_never_read_backwards():
     targets = rankings.filter(modality="text", rank=8).select("user", "item")
     learned = learned_of(rankings, targets)
     assert learned["text"].score == 0
-    fused = fuse(rankings, rule="learned", weights=learned)
+    fused = fuse(rankings, rule="learned", cut=8, weights=learned)
     assert fused.height == 60 * 8
 
 

@@ -44,17 +44,18 @@ _SCORES: Final[dict[Rule, pl.Expr]] = {
 _UNWEIGHTED: Final = Weight(score=1.0, held=0.0)
 
 
-def fuse(rankings: pl.DataFrame, *, rule: Rule, weights: Mapping[str, Weight] | None = None) -> pl.DataFrame:
+def fuse(rankings: pl.DataFrame, *, rule: Rule, cut: int, weights: Mapping[str, Weight] | None = None) -> pl.DataFrame:
     """Return one ranking for each split and user, as modality "ensemble", out of one for each modality.
 
-    rankings has the columns split, user, modality, rank, item, score; score is a mean log-probability. The result
-    has the same, sorted by split, user and rank; its score is what the rule gives:
+    rankings has the columns split, user, modality, rank, item, score; score is a mean log-probability. cut is how many
+    items a list holds if there are so many for it (decode.beams). The result has the same columns, sorted by split,
+    user and rank; its score is what the rule gives:
 
     - `mean` (MACRec, arXiv 2511.15122, inference): the mean of the item's scores over the user's lists. The paper
       does not say what an item scores in a list that it is absent from; here it is that list's lowest score, the
       bound that the item did not pass. Of lists {a: -1, b: -3} and {b: -1, c: -2}, a gets -1.5, b -2, c -2.5. A list
-      shorter than the user's longest is taken for one that was not cut, whose end is no bound: what it does not hold
-      has the lowest score of all of the user's lists. Of {a: -1, b: -3} and {b: -1}, a gets (-1 - 3) / 2 = -2.
+      shorter than cut holds all that there is for it, and its end is no bound: what it does not hold has the lowest
+      score of all of the user's lists. With a cut of 2, of {a: -1, b: -3} and {b: -1}, a gets (-1 - 3) / 2 = -2.
     - `mean_bonus` (released code of MQL4GRec and MACRec): the mean over the lists that hold the item, and 1 more
       for each of them after the first. Of the lists above a gets -1, b -1, c -2.
     - `best`: the highest of its scores. Of the lists above a gets -1, b -1, c -2.
@@ -79,7 +80,7 @@ def fuse(rankings: pl.DataFrame, *, rule: Rule, weights: Mapping[str, Weight] | 
         of_split = rankings.filter(pl.col("split") == split)
         block = of_split["user"] // USERS_AT_ONCE
         for number in block.unique().sort():
-            part = _fused(of_split.filter(block == number), rule, known)
+            part = _fused(of_split.filter(block == number), rule, known, cut)
             named = part.with_columns(split=pl.lit(split), modality=pl.lit(ENSEMBLE))
             fused.append(named.select(rankings.columns).cast(rankings.schema))
     return pl.concat(fused)
@@ -121,14 +122,14 @@ def list_entries(ranking: pl.DataFrame) -> pl.DataFrame:
     return entries
 
 
-def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) -> pl.DataFrame:
+def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight], cut: int) -> pl.DataFrame:
     """Return the fused rankings of users of one split, as user, item, rank and score.
 
     Sums are in double precision, and taken in the order of the modalities' names.
     """
     lists = [ranking for _, ranking in sorted(rankings.partition_by("modality", as_dict=True).items())]
     entries = [_weighted(ranking, weights) for ranking in lists]
-    bounds = _bounds(entries)
+    bounds = _bounds(entries, cut=cut)
     if rule == "mean":
         entries = [_above_bounds(each, bounds.filter(list=place)) for place, each in enumerate(entries)]
     of_users = bounds.group_by("user").agg(
@@ -153,19 +154,19 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight]) ->
     )
 
 
-def _bounds(lists: list[pl.DataFrame]) -> pl.DataFrame:
+def _bounds(lists: list[pl.DataFrame], *, cut: int) -> pl.DataFrame:
     """Return for each of lists of entries, by its place, and each of its users: list, user, floor, bound and longest.
 
     floor is the list's lowest score, longest the length of the longest of the user's lists, and bound what an item has
-    at most that is absent from the list: floor, or, where the list is shorter than that, the lowest of the user's.
+    at most that is absent from the list: floor, or, where the list is shorter than cut, the lowest of the user's.
     """
     each = pl.concat(
         entries.group_by("user", maintain_order=True).agg(pl.col("floor").first(), list=pl.lit(place), length=pl.len())
         for place, entries in enumerate(lists)
     )
-    longest, lowest = pl.col("length").max().over("user"), pl.col("floor").min().over("user")
-    bound = pl.when(pl.col("length") < longest).then(lowest).otherwise("floor")
-    return each.select("list", "user", "floor", bound=bound, longest=longest)
+    lowest = pl.col("floor").min().over("user")
+    bound = pl.when(pl.col("length") < cut).then(lowest).otherwise("floor")
+    return each.select("list", "user", "floor", bound=bound, longest=pl.col("length").max().over("user"))
 
 
 def _above_bounds(entries: pl.DataFrame, bounds: pl.DataFrame) -> pl.DataFrame:

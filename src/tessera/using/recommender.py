@@ -252,7 +252,7 @@ class Recommender:
         for start in range(0, max(1, len(items)), USERS_AT_ONCE):
             part = items[start : start + USERS_AT_ONCE]
             single = self._single(part, exclude_seen=exclude, progress=progress)
-            fused = fuse(single, rule=self.shop.params.decode.fusion, weights=self.weights)
+            fused = fuse(single, rule=self.shop.params.decode.fusion, cut=beams, weights=self.weights)
             told = self._told(fused.filter(pl.col("rank") <= k), single)
             yield told.with_columns((pl.col("user") + start).cast(pl.UInt32))
 
