@@ -132,9 +132,7 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight], cu
     bounds = _bounds(entries, cut=cut)
     if rule == "mean":
         entries = [_above_bounds(each, bounds.filter(list=place)) for place, each in enumerate(entries)]
-    of_users = bounds.group_by("user").agg(
-        lists=pl.len(), floors=pl.col("bound").sum(), longest=pl.col("longest").max()
-    )
+    of_users = bounds.group_by("user").agg(lists=pl.len(), floors=pl.col("bound").sum(), longest=pl.col("length").max())
     return (
         pl.concat(entries)
         .sort("user_item", maintain_order=True)
@@ -155,10 +153,10 @@ def _fused(rankings: pl.DataFrame, rule: Rule, weights: Mapping[str, Weight], cu
 
 
 def _bounds(lists: list[pl.DataFrame], *, cut: int) -> pl.DataFrame:
-    """Return for each of lists of entries, by its place, and each of its users: list, user, floor, bound and longest.
+    """Return for each of lists of entries, by its place, and each of its users: list, user, floor, bound and length.
 
-    floor is the list's lowest score, longest the length of the longest of the user's lists, and bound what an item has
-    at most that is absent from the list: floor, or, where the list is shorter than cut, the lowest of the user's.
+    floor is the list's lowest score, and bound what an item has at most that is absent from the list: floor, or, where
+    the list is shorter than cut, the lowest of the user's.
     """
     each = pl.concat(
         entries.group_by("user", maintain_order=True).agg(pl.col("floor").first(), list=pl.lit(place), length=pl.len())
@@ -166,7 +164,7 @@ def _bounds(lists: list[pl.DataFrame], *, cut: int) -> pl.DataFrame:
     )
     lowest = pl.col("floor").min().over("user")
     bound = pl.when(pl.col("length") < cut).then(lowest).otherwise("floor")
-    return each.select("list", "user", "floor", bound=bound, longest=pl.col("length").max().over("user"))
+    return each.select("list", "user", "floor", "length", bound=bound)
 
 
 def _above_bounds(entries: pl.DataFrame, bounds: pl.DataFrame) -> pl.DataFrame:
