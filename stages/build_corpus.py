@@ -1,16 +1,24 @@
 """Write histories and IDs as token sequences: what the T5 reads, and what it should say."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 
 from tessera.artifacts import read_table, table_writer, write_json
-from tessera.params import PARAMS_FILE, load_params, quantised
-from tessera.recommender.corpus import SPLITS, codes_by_modality, samples
+from tessera.params import PARAMS_FILE, Params, load_params, quantised
+from tessera.recommender.corpus import SPLITS, Histories, codes_by_modality, samples
+from tessera.recommender.linear import SlistSettings, fit_slist
+from tessera.recommender.lists import Floats
+from tessera.recommender.strengths import strength_scores
+from tessera.recommender.teaching import Taught, taught_targets
+from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.vocabulary import Vocabulary
-from tessera.runtime import run
+from tessera.runtime import progress, run
 from tessera.schemas import CORPUS, IDS, INTERACTIONS
 from tessera.tasks import parse_tasks
 
@@ -32,19 +40,48 @@ def main(
     codes = codes_by_modality(read_table(ids, IDS), modalities)
     words = Vocabulary.of(tasks, codes, codebook_size=params.quant.codebook_size, layout=layout)
     table = read_table(interactions, INTERACTIONS)
+    taught = taught_by(params, table) if tasks and params.corpus.teacher != "none" else None
 
     counts: dict[str, dict[str, int]] = {}
     with ExitStack() as all_or_none:
         writers = [all_or_none.enter_context(table_writer(path, CORPUS)) for path in (train, valid, test)]
         for split, write in zip(SPLITS, writers, strict=True):
             for task, samples_of_task in samples(
-                table, codes, words, split=split, max_history=params.corpus.max_history
+                table,
+                codes,
+                words,
+                split=split,
+                max_history=params.corpus.max_history,
+                taught=taught.targets if taught and split == "train" else None,
             ):
                 write(samples_of_task)
                 of_split = counts.setdefault(split, {})
                 of_split[str(task)] = of_split.get(str(task), 0) + samples_of_task.height
     write_json(vocabulary, words.to_json())
-    write_json(metrics, {"vocabulary": words.size, **counts})
+    write_json(metrics, {"vocabulary": words.size, **counts} | ({"teacher": taught.measures()} if taught else {}))
+
+
+def taught_by(params: Params, table: pl.DataFrame) -> Taught:
+    """Return what the teacher that params name adds to the training histories."""
+    items = table["item"].n_unique()
+
+    def fit(interactions: pl.DataFrame) -> Callable[[Histories], Floats]:
+        if params.corpus.teacher == "itemknn":
+            weights = Weights(**params.itemknn.model_dump())
+            strengths = transition_matrix(interactions, items=items, weights=weights)
+            return partial(strength_scores, strengths, recency=weights.recency)
+        settings = SlistSettings(**params.slist.model_dump())
+        strengths = fit_slist(interactions, items=items, settings=settings)
+        return partial(strength_scores, strengths, recency=settings.recency)
+
+    return taught_targets(
+        table,
+        fit,
+        items=items,
+        count=params.corpus.taught,
+        max_history=params.corpus.max_history,
+        progress=partial(progress, title=f"targets by {params.corpus.teacher}"),
+    )
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ BY_TIME = {"filter.split": "time"}
 SASREC = {"sequence.encoder": "sasrec"}
 BERT4REC = {"sequence.encoder": "bert4rec"}
 RQ_DINO = {"image.encoder": "rq_dino", "quant.lambda_align": 0.0}
-ITEMKNN = {"collaborative.members": ["itemknn"]}
-SLIST = {"collaborative.members": ["slist"]}
+ITEMKNN = {"corpus.teacher": "itemknn"}
+SLIST = {"corpus.teacher": "slist"}
 ALS = {"collaborative.members": ["als"]}
 BPR = {"collaborative.members": ["bpr"]}
 KNOBS = {
@@ -146,6 +146,8 @@ KNOBS = {
     "ids.collisions": Knob("extra_code"),
     "corpus.max_history": Knob(3, SASREC),
     "corpus.tasks": Knob(["history image -> image"]),
+    "corpus.teacher": Knob("slist"),
+    "corpus.taught": Knob(2, ITEMKNN),
     "t5.d_model": Knob(12),
     "t5.d_ff": Knob(12),
     "t5.d_kv": Knob(4),
@@ -178,7 +180,7 @@ KNOBS = {
     "decode.exclude_seen": Knob(True),
     "decode.fusion": Knob("best"),
     "collaborative.members": Knob(["itemknn"]),
-    "collaborative.tokens": Knob(1, ITEMKNN),
+    "collaborative.tokens": Knob(1, {"collaborative.members": ["itemknn"]}),
     "itemknn.reach": Knob(1, ITEMKNN),
     "itemknn.decay": Knob(0.1, ITEMKNN),
     "itemknn.reverse": Knob(0.0, ITEMKNN),

@@ -274,6 +274,8 @@ class Corpus(Section):
 
     max_history: PositiveInt
     tasks: list[str]
+    teacher: Literal["none", "itemknn", "slist"]
+    taught: PositiveInt
 
 
 class T5(Section):
@@ -320,7 +322,7 @@ class Decode(Section):
 
 
 class ItemKnn(Section):
-    """rank_collaborative, for the member itemknn."""
+    """build_corpus and rank_collaborative, for the teacher or member itemknn."""
 
     reach: PositiveInt
     decay: NotNegative
@@ -331,7 +333,7 @@ class ItemKnn(Section):
 
 
 class Slist(Section):
-    """rank_collaborative, for the member slist."""
+    """build_corpus and rank_collaborative, for the teacher or member slist."""
 
     alpha: Share
     regularisation: Positive

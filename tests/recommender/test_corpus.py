@@ -33,8 +33,11 @@ def vocabulary(tasks: list[str] = TASKS) -> Vocabulary:
     return Vocabulary.of(parse_tasks(tasks, list(CODES)), CODES, codebook_size=1)
 
 
-def made(split: str, *sequences: list[int], max_history: int = 20, tasks: list[str] = TASKS) -> dict[str, list]:
-    tables = samples(interactions(*sequences), CODES, vocabulary(tasks), split=split, max_history=max_history)
+def made(
+    split: str, *sequences: list[int], max_history: int = 20, tasks: list[str] = TASKS, taught: np.ndarray | None = None
+) -> dict[str, list]:
+    words = vocabulary(tasks)
+    tables = samples(interactions(*sequences), CODES, words, split=split, max_history=max_history, taught=taught)
     found: dict[str, list] = {}
     for task, table in tables:
         found.setdefault(str(task), []).extend(table.select("user", "item", "source", "target").rows())
@@ -59,6 +62,38 @@ def test_training_samples_by_hand():
         (None, 3, [3, 10, END], [5, 8, END]),
         (None, 4, [3, 9, END], [6, 7, END]),
     ]
+
+
+def test_each_further_target_is_a_sample_of_each_history_task():
+    taught = np.array([[4, 0], [-1, 4]])  # of the histories 0 and 0, 1
+    found = made("train", [0, 1, 2, 3, 4], taught=taught)
+    assert found["history text -> text"] == [
+        (0, 1, [4, 7, END], [4, 8, END]),
+        (0, 2, [4, 7, 4, 8, END], [5, 7, END]),
+        (0, 4, [4, 7, END], [6, 7, END]),
+        (0, 0, [4, 7, END], [4, 7, END]),
+        (0, 4, [4, 7, 4, 8, END], [6, 7, END]),
+    ]
+    assert [row[:2] for row in found["history text -> image"]] == [(0, 1), (0, 2), (0, 4), (0, 0), (0, 4)]
+    assert len(found["item image -> text"]) == len(CODES["text"])
+
+
+def test_tasks_that_share_histories_share_further_targets():
+    sequences = [list(np.random.default_rng(seed).integers(0, 5, 8)) for seed in range(30)]
+    tasks = ["history text ~> image", "history image ~> text", "history text -> text"]
+    count = sum(len(sequence) - 3 for sequence in sequences)
+    taught = np.random.default_rng(0).integers(0, 5, (count, 2))
+    told = made("train", *sequences, tasks=tasks, taught=taught)
+    plain = made("train", *sequences, tasks=tasks)
+    shared = tasks[:2]
+    for task in shared:
+        assert len(told[task]) == 3 * len(plain[task])
+        assert told[task][: len(plain[task])] == plain[task]
+        sources = [row[2] for row in plain[task]]
+        assert [row[2] for row in told[task]] == 3 * sources
+    assert sum(len(told[task]) for task in shared) == 3 * count
+    drawn = sorted(row[1] for task in shared for row in told[task][len(plain[task]) :])
+    assert drawn == sorted(taught.ravel().tolist())
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])

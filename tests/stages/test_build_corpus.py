@@ -50,6 +50,33 @@ def test_one_modality_alone(inputs, outputs, params_file):
     assert read_json(outputs["metrics"])["train"] == {"history text -> text": 2}
 
 
+@pytest.mark.parametrize("teacher", ["itemknn", "slist"])
+def test_a_teacher_adds_samples_to_training_alone(inputs, outputs, params_file, teacher):
+    rows = [
+        (user, (user // 5 + place) % 5, 0, place, {3: "valid", 4: "test"}.get(place, "train"))
+        for user in range(20)
+        for place in range(5)
+    ]
+    write_table(inputs["interactions"], pl.DataFrame(rows, schema=INTERACTIONS, orient="row"), INTERACTIONS)
+    main(**inputs, **outputs, params_file=params_file())
+    alone = {name: read_table(outputs[name], CORPUS) for name in ("train", "valid", "test")}
+    main(**inputs, **outputs, params_file=params_file({"corpus.teacher": teacher, "corpus.taught": 3}))
+    assert read_table(outputs["valid"], CORPUS).equals(alone["valid"])
+    assert read_table(outputs["test"], CORPUS).equals(alone["test"])
+    task = pl.col("task") == "history text -> image"
+    before, after = alone["train"].filter(task), read_table(outputs["train"], CORPUS).filter(task)
+    assert before.height == 40
+    assert after.head(40).equals(before)
+    # All go round the items one by one, so that the next one but two is what comes after the next one but one.
+    last = {(row["user"], tuple(row["source"])): row["item"] for row in before.iter_rows(named=True)}
+    taught = after.tail(-40)
+    assert taught.height == read_json(outputs["metrics"])["teacher"]["targets"] == 120
+    hits = [last[row["user"], tuple(row["source"])] == row["item"] for row in taught.iter_rows(named=True)]
+    assert sum(hits) > 100
+    items = pl.col("task").str.starts_with("item")
+    assert read_table(outputs["train"], CORPUS).filter(items).equals(alone["train"].filter(items))
+
+
 def test_the_same_inputs_give_the_same_files(inputs, outputs, params_file):
     main(**inputs, **outputs, params_file=params_file())
     first = {name: path.read_bytes() for name, path in outputs.items()}

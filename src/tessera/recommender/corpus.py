@@ -2,7 +2,8 @@
 
 Every prefix of a user's training sequence is a sample of each history task; every item is one of each item task. The
 validation item and the test item are told from all that the user had before. A training sample holds training
-interactions alone; item tasks hold every item's IDs, since those are known before anyone buys.
+interactions alone; item tasks hold every item's IDs, since those are known before anyone buys. Where a teacher names
+further targets of training histories (`teaching`), each is a sample of each history task, too.
 
 Every source ends with END, as a T5 tokenizer would have it: a T5 knows only how far tokens are apart, and END is where
 it can tell which item is the last.
@@ -26,6 +27,10 @@ SPLITS = ("train", "valid", "test")
 BLOCK = 2**20
 
 
+#: Which of the samples.
+Rows = slice | NDArray[np.int64]
+
+
 class Histories(NamedTuple):
     """Sequences of items, and where in them the samples are; S samples."""
 
@@ -39,7 +44,7 @@ class Histories(NamedTuple):
         """All histories, one after the other: the items (sum of lengths,) before each target."""
         return self.items[ranges(self.targets - self.lengths, self.lengths)]
 
-    def block(self, samples: slice | NDArray[np.bool_]) -> "Histories":
+    def block(self, samples: Rows) -> "Histories":
         """Return some of the samples."""
         return Histories(self.items, self.users[samples], self.targets[samples], self.lengths[samples])
 
@@ -105,11 +110,13 @@ def samples(
     *,
     split: str,
     max_history: int,
+    taught: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[Task, pl.DataFrame]]:
     """Yield each task with tables of its samples: user, task, item (the target), source and target tokens.
 
     A table holds at most BLOCK of them. codes maps a modality to its codes (N, L), row i those of item i. Item tasks
-    belong to the training split alone.
+    belong to the training split alone. taught (S, R) has further targets for each of the split's histories, negative
+    where there is none.
 
     Raises DataError where the split has no sample that a task could tell.
     """
@@ -117,11 +124,19 @@ def samples(
     found = histories(interactions, split=split, max_history=max_history)
     if vocabulary.tasks and not len(found.targets):
         raise DataError(f"{split} samples: expected at least one target with a history, found none")
+    told: list[tuple[Rows, NDArray[np.uint32]]] = [(slice(None), found.items[found.targets])]
+    for targets in () if taught is None else taught.T:
+        known = np.flatnonzero(targets >= 0)
+        told.append((known, targets[known].astype(np.uint32)))
     for task in vocabulary.tasks:
         if task.kind == "history":
-            mine = found.block(_drawn(task, len(found.targets))) if task.is_shared else found
-            for block in _blocks(len(mine.targets)):
-                yield task, _history_samples(task, mine.block(block), tokens, vocabulary)
+            for rows, targets in told:
+                mine, items = found.block(rows), targets
+                if task.is_shared:
+                    drawn = np.flatnonzero(_drawn(task, len(found.targets))[rows])
+                    mine, items = mine.block(drawn), items[drawn]
+                for block in _blocks(len(items)):
+                    yield task, _history_samples(task, mine.block(block), items[block], tokens, vocabulary)
         elif split == "train":
             for block in _blocks(len(tokens[task.source])):
                 yield task, _item_samples(task, block, tokens, vocabulary)
@@ -141,9 +156,8 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _history_samples(
-    task: Task, found: Histories, tokens: Mapping[str, Tokens], vocabulary: Vocabulary
+    task: Task, found: Histories, items: NDArray[np.uint32], tokens: Mapping[str, Tokens], vocabulary: Vocabulary
 ) -> pl.DataFrame:
-    items = found.items[found.targets]
     return _table(
         task,
         users=found.users,

@@ -69,8 +69,8 @@ def fit_slist(interactions: pl.DataFrame, *, items: int, settings: SlistSettings
     """
     if items > LARGEST:
         raise DataError(
-            f"collaborative.members: expected at most {LARGEST:,} items for slist, which inverts a matrix of all pairs "
-            f"of them, found {items:,}; itemknn takes any number"
+            f"slist: expected at most {LARGEST:,} items, found {items:,}, as it inverts a matrix of all pairs of them; "
+            "itemknn takes any number"
         )
     train = interactions.filter(pl.col("split") == "train").sort("user", "position")
     if train.is_empty():
