@@ -108,5 +108,5 @@ def test_cold_items_stand_in_no_training_sample_but_are_targets_and_history_of_o
     train = histories(table, split="train", max_history=20)
     assert not set(COLD) & {*train.items.tolist()}
     test = histories(table, split="test", max_history=20)
-    assert set(COLD) & {*test.items[test.targets].tolist()}
+    assert set(COLD) & {*test.target_items.tolist()}
     assert set(COLD) & {*test.before.tolist()}

@@ -83,17 +83,23 @@ def test_tasks_that_share_histories_share_further_targets():
     tasks = ["history text ~> image", "history image ~> text", "history text -> text"]
     count = sum(len(sequence) - 3 for sequence in sequences)
     taught = np.random.default_rng(0).integers(0, 5, (count, 2))
+    taught[::7, 1] = -1
     told = made("train", *sequences, tasks=tasks, taught=taught)
     plain = made("train", *sequences, tasks=tasks)
     shared = tasks[:2]
+    known = taught >= 0
     for task in shared:
-        assert len(told[task]) == 3 * len(plain[task])
+        sources = {tuple(row[2]) for row in plain[task]}
         assert told[task][: len(plain[task])] == plain[task]
-        sources = [row[2] for row in plain[task]]
-        assert [row[2] for row in told[task]] == 3 * sources
-    assert sum(len(told[task]) for task in shared) == 3 * count
+        assert {tuple(row[2]) for row in told[task]} == sources
+    assert sum(len(told[task]) for task in shared) == count + known.sum()
     drawn = sorted(row[1] for task in shared for row in told[task][len(plain[task]) :])
-    assert drawn == sorted(taught.ravel().tolist())
+    assert drawn == sorted(taught[known].tolist())
+
+
+def test_further_targets_of_other_histories_are_refused():
+    with pytest.raises(ValueError, match="taught: expected a row for each of 2 histories, found 3"):
+        made("train", [0, 1, 2, 3, 4], taught=np.zeros((3, 1), np.int32))
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])

@@ -53,7 +53,7 @@ def test_one_modality_alone(inputs, outputs, params_file):
 @pytest.mark.parametrize("teacher", ["itemknn", "slist"])
 def test_a_teacher_adds_samples_to_training_alone(inputs, outputs, params_file, teacher):
     rows = [
-        (user, (user // 5 + place) % 5, 0, place, {3: "valid", 4: "test"}.get(place, "train"))
+        (user, (user + place) % 5, 0, place, {3: "valid", 4: "test"}.get(place, "train"))
         for user in range(20)
         for place in range(5)
     ]

@@ -40,6 +40,11 @@ class Histories(NamedTuple):
     lengths: NDArray[np.int64]  # (S,) items of history before the target
 
     @property
+    def target_items(self) -> NDArray[np.uint32]:
+        """The target of each sample, (S,)."""
+        return self.items[self.targets]
+
+    @property
     def before(self) -> NDArray[np.uint32]:
         """All histories, one after the other: the items (sum of lengths,) before each target."""
         return self.items[ranges(self.targets - self.lengths, self.lengths)]
@@ -110,7 +115,7 @@ def samples(
     *,
     split: str,
     max_history: int,
-    taught: NDArray[np.int64] | None = None,
+    taught: NDArray[np.int32] | None = None,
 ) -> Iterator[tuple[Task, pl.DataFrame]]:
     """Yield each task with tables of its samples: user, task, item (the target), source and target tokens.
 
@@ -124,13 +129,12 @@ def samples(
     found = histories(interactions, split=split, max_history=max_history)
     if vocabulary.tasks and not len(found.targets):
         raise DataError(f"{split} samples: expected at least one target with a history, found none")
-    told: list[tuple[Rows, NDArray[np.uint32]]] = [(slice(None), found.items[found.targets])]
-    for targets in () if taught is None else taught.T:
-        known = np.flatnonzero(targets >= 0)
-        told.append((known, targets[known].astype(np.uint32)))
+    further = np.empty((len(found.targets), 0), np.int32) if taught is None else taught
+    if len(further) != len(found.targets):
+        raise ValueError(f"taught: expected a row for each of {len(found.targets)} histories, found {len(further)}")
     for task in vocabulary.tasks:
         if task.kind == "history":
-            for rows, targets in told:
+            for rows, targets in _told(found, further):
                 mine, items = found.block(rows), targets
                 if task.is_shared:
                     drawn = np.flatnonzero(_drawn(task, len(found.targets))[rows])
@@ -140,6 +144,14 @@ def samples(
         elif split == "train":
             for block in _blocks(len(tokens[task.source])):
                 yield task, _item_samples(task, block, tokens, vocabulary)
+
+
+def _told(found: Histories, further: NDArray[np.int32]) -> Iterator[tuple[Rows, NDArray[np.uint32]]]:
+    """Yield histories with a target of each: their own, and further ones (S, R) where there are any."""
+    yield slice(None), found.target_items
+    for targets in further.T:
+        known = np.flatnonzero(targets >= 0)
+        yield known, targets[known].astype(np.uint32)
 
 
 def _drawn(task: Task, count: int) -> NDArray[np.bool_]:

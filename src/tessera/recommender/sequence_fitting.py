@@ -168,5 +168,5 @@ def _gain(encoder: SequenceEncoder, valid: Histories) -> float:
     """Return NDCG@10 over the samples of valid."""
     score = partial(sequence_scores, encoder)
     lists = rank_histories(score, valid, items=encoder.sizes.items, length=MONITOR_CUTOFF)
-    ranks = ranks_in(lists.items, valid.items[valid.targets])
+    ranks = ranks_in(lists.items, valid.target_items)
     return float(discounted_hits(ranks, k=MONITOR_CUTOFF).mean())
