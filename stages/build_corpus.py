@@ -1,6 +1,5 @@
 """Write histories and IDs as token sequences: what the T5 reads, and what it should say."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,10 +10,10 @@ import typer
 
 from tessera.artifacts import read_table, table_writer, write_json
 from tessera.params import PARAMS_FILE, Params, load_params, quantised
-from tessera.recommender.corpus import SPLITS, Histories, codes_by_modality, samples
+from tessera.recommender.corpus import SPLITS, codes_by_modality, samples
 from tessera.recommender.linear import SlistSettings, fit_slist
-from tessera.recommender.lists import Floats
-from tessera.recommender.strengths import strength_scores
+from tessera.recommender.lists import HistoryRanker
+from tessera.recommender.strengths import rank_by_strength
 from tessera.recommender.teaching import Taught, taught_targets
 from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.vocabulary import Vocabulary
@@ -65,19 +64,18 @@ def taught_by(params: Params, table: pl.DataFrame) -> Taught:
     """Return what the teacher that params name adds to the training histories."""
     items = table["item"].n_unique()
 
-    def fit(interactions: pl.DataFrame) -> Callable[[Histories], Floats]:
+    def fit(interactions: pl.DataFrame) -> HistoryRanker:
         if params.corpus.teacher == "itemknn":
             weights = Weights(**params.itemknn.model_dump())
             strengths = transition_matrix(interactions, items=items, weights=weights)
-            return partial(strength_scores, strengths, recency=weights.recency)
+            return partial(rank_by_strength, strengths, recency=weights.recency)
         settings = SlistSettings(**params.slist.model_dump())
         strengths = fit_slist(interactions, items=items, settings=settings)
-        return partial(strength_scores, strengths, recency=settings.recency)
+        return partial(rank_by_strength, strengths, recency=settings.recency)
 
     return taught_targets(
         table,
         fit,
-        items=items,
         count=params.corpus.taught,
         max_history=params.corpus.max_history,
         progress=partial(progress, title=f"targets by {params.corpus.teacher}"),

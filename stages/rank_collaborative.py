@@ -1,6 +1,5 @@
 """Rank items for every user by who took what: systems without semantic IDs, one ranking each."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +9,11 @@ import typer
 
 from tessera.artifacts import read_table, table_writer, write_json, write_table
 from tessera.params import PARAMS_FILE, Params, load_params
-from tessera.recommender.corpus import Histories, histories
+from tessera.recommender.corpus import histories
 from tessera.recommender.factors import AlsSettings, BprSettings, bpr_scores, fit_als, fit_bpr, item_factors
 from tessera.recommender.linear import SlistSettings, fit_slist
-from tessera.recommender.lists import Floats, rank_histories, rankings_table
-from tessera.recommender.members import Fitted, scorer_of
+from tessera.recommender.lists import HistoryRanker, rank_histories, rankings_table
+from tessera.recommender.members import Fitted, ranker_of
 from tessera.recommender.strengths import Sparse, strengths_in, strengths_table
 from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.runtime import log, progress, run, torch_device
@@ -52,18 +51,12 @@ def main(
     counts: dict[str, dict[str, int]] = {}
     with table_writer(rankings, RANKINGS) as write:
         for member in params.collaborative.members:
-            score = scorer(member, table, fitted, items=items, params=params)
+            rank = ranker(member, table, fitted, items=items, params=params)
             for split in ("valid", "test"):
                 found = histories(table, split=split, max_history=params.corpus.max_history)
                 seen = histories(table, split=split, max_history=table.height) if params.decode.exclude_seen else None
-                lists = rank_histories(
-                    score,
-                    found,
-                    items=items,
-                    length=params.decode.beams,
-                    seen=seen,
-                    progress=partial(progress, title=f"{split} {member}"),
-                )
+                told = partial(progress, title=f"{split} {member}")
+                lists = rank(found, length=params.decode.beams, seen=seen, progress=told)
                 scores = lists.scores / params.collaborative.tokens
                 ranked = rankings_table(lists.items, scores, users=pl.Series(found.users), split=split, modality=member)
                 write(ranked)
@@ -88,14 +81,13 @@ def slist_strengths(table: pl.DataFrame, *, items: int, params: Params) -> pl.Da
     return strengths_table(fit_slist(table, items=items, settings=SlistSettings(**params.slist.model_dump())))
 
 
-def scorer(
-    member: str, table: pl.DataFrame, fitted: Fitted, *, items: int, params: Params
-) -> Callable[[Histories], Floats]:
-    """Return what gives histories the scores (B, N) of all items by the system that member names."""
+def ranker(member: str, table: pl.DataFrame, fitted: Fitted, *, items: int, params: Params) -> HistoryRanker:
+    """Return what ranks items after histories by the system that member names."""
     if member == "bpr":
-        bpr = BprSettings(**params.bpr.model_dump())
-        return partial(bpr_scores, fit_bpr(table, items=items, settings=bpr, seed=params.seed))
-    return scorer_of(member, fitted, items=items, max_history=params.corpus.max_history)
+        settings = BprSettings(**params.bpr.model_dump())
+        bpr = fit_bpr(table, items=items, settings=settings, seed=params.seed)
+        return partial(rank_histories, partial(bpr_scores, bpr), items=items)
+    return ranker_of(member, fitted, items=items, max_history=params.corpus.max_history)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What every test may use: the real data where it is at hand, and parameter files with a few values changed."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ settings.load_profile("tessera")
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def the_same_draws() -> None:
+    """Have torch draw the same in a test, whatever other tests ran in its process before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

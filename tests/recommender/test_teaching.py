@@ -1,5 +1,7 @@
 """Further targets of training histories: whose teacher names them, how likely, how often."""
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,10 +11,11 @@ from hypothesis import strategies as st
 from tessera.recommender import teaching
 from tessera.recommender.corpus import histories
 from tessera.recommender.lists import IMPOSSIBLE, NOTHING, Lists, best_items, log_shares
-from tessera.recommender.strengths import strength_scores
+from tessera.recommender.strengths import rank_by_strength
 from tessera.recommender.teaching import FOLDS, drawn, folds_of, shares_of, sharpness_of, taught_targets
 from tessera.recommender.transitions import Weights, transition_matrix
 from tests.recommender.conftest import circle_interactions
+from tests.recommender.dense import strength_scores
 
 ITEMS = 12
 WEIGHTS = Weights(reach=3, decay=0.5, reverse=0.0, column_power=0.0, row_power=0.0, recency=0.5)
@@ -23,13 +26,16 @@ def shop():
     return circle_interactions(users=60, items=ITEMS, length=7, seed=0)
 
 
+def strengths(interactions):
+    return transition_matrix(interactions, items=ITEMS, weights=WEIGHTS)
+
+
 def counting(interactions):
-    strengths = transition_matrix(interactions, items=ITEMS, weights=WEIGHTS)
-    return lambda found: strength_scores(strengths, found, recency=WEIGHTS.recency)
+    return partial(rank_by_strength, strengths(interactions), recency=WEIGHTS.recency)
 
 
 def taught(interactions, fit=counting, *, count=4):
-    return taught_targets(interactions, fit, items=ITEMS, count=count, max_history=5)
+    return taught_targets(interactions, fit, count=count, max_history=5)
 
 
 def folds(shop, found):
@@ -39,7 +45,8 @@ def folds(shop, found):
     for fold, sharpness in enumerate(found.sharpness):
         rows = np.flatnonzero(folds[train.users] == fold)
         block = train.block(rows)
-        scores = counting(shop.filter((pl.col("split") == "train") & (folds[shop["user"]] != fold)))(block)
+        others = shop.filter((pl.col("split") == "train") & (folds[shop["user"]] != fold))
+        scores = strength_scores(strengths(others), block, recency=WEIGHTS.recency)
         scores[np.repeat(np.arange(len(rows)), block.lengths), block.before] = IMPOSSIBLE
         powers = np.exp(sharpness * scores)
         yield rows, block, powers / powers.sum(axis=1, keepdims=True)
@@ -58,13 +65,13 @@ def test_no_teacher_knows_the_user_whose_history_it_ranks_for(shop):
 
     def watching(interactions):
         users = set(interactions["user"].to_list())
-        score = counting(interactions)
+        rank = counting(interactions)
 
-        def scored(found):
+        def ranked(found, **asked):
             known.append(users & set(found.users.tolist()))
-            return score(found)
+            return rank(found, **asked)
 
-        return scored
+        return ranked
 
     taught(shop, watching)
     assert known
@@ -114,7 +121,8 @@ def test_only_the_likeliest_items_are_drawn(shop, monkeypatch):
     for fold in range(FOLDS):
         rows = np.flatnonzero(folds[train.users] == fold)
         block = train.block(rows)
-        scores = counting(shop.filter((pl.col("split") == "train") & (folds[shop["user"]] != fold)))(block)
+        others = shop.filter((pl.col("split") == "train") & (folds[shop["user"]] != fold))
+        scores = strength_scores(strengths(others), block, recency=WEIGHTS.recency)
         scores[np.repeat(np.arange(len(rows)), block.lengths), block.before] = IMPOSSIBLE
         best = best_items(scores, length=2).items
         assert (found.targets[rows][:, :, None] == best[:, None]).any(axis=2).all()

@@ -1,7 +1,6 @@
 """Counted transitions: by hand, as dictionaries would count them, and the known figures of a real shop."""
 
 import math
-from functools import partial
 
 import numpy as np
 import polars as pl
@@ -13,11 +12,12 @@ from tessera.items.amazon import read_reviews
 from tessera.items.filtering import in_order, numbered
 from tessera.items.splits import leave_one_out
 from tessera.recommender.corpus import histories
-from tessera.recommender.lists import IMPOSSIBLE, rank_histories, rankings_table
+from tessera.recommender.lists import IMPOSSIBLE, rankings_table
 from tessera.recommender.metrics import measure, ranks_by_ranking
-from tessera.recommender.strengths import strength_scores
+from tessera.recommender.strengths import rank_by_strength
 from tessera.recommender.targets import find_targets, found_targets, target_ranks
 from tessera.recommender.transitions import Weights, transition_matrix
+from tests.recommender.dense import strength_scores
 from tests.recommender.test_popularity import interactions
 
 USUAL = Weights(reach=10, decay=0.5, reverse=0.7, column_power=0.1, row_power=0.5, recency=0.5)
@@ -115,8 +115,7 @@ def test_known_figures_of_instruments(shared_data):
     tables = []
     for split in ("valid", "test"):
         found = histories(shop, split=split, max_history=20)
-        score = partial(strength_scores, matrix, recency=USUAL.recency)
-        lists = rank_histories(score, found, items=6250, length=10)
+        lists = rank_by_strength(matrix, found, recency=USUAL.recency, length=10)
         tables.append(rankings_table(*lists, users=pl.Series(found.users), split=split, modality="itemknn"))
     targets = find_targets(shop)
     ranks = ranks_by_ranking(target_ranks(found_targets(pl.concat(tables), targets), targets, names=["itemknn"]))

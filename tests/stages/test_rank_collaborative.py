@@ -12,10 +12,11 @@ from tessera.artifacts import read_table, write_table
 from tessera.params import load_params
 from tessera.recommender.corpus import histories
 from tessera.recommender.factors import AlsSettings, als_of, als_scores
-from tessera.recommender.strengths import strength_scores, strengths_in
+from tessera.recommender.strengths import strengths_in
 from tessera.schemas import INTERACTIONS, RANKINGS, STRENGTHS, VECTORS
 from tests.pipeline_runs import ROOT
 from tests.recommender.conftest import circle_interactions
+from tests.recommender.dense import strength_scores
 
 USERS, ITEMS = 30, 12
 SHOP = circle_interactions(users=USERS, items=ITEMS, length=7, seed=0)

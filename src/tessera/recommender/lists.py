@@ -3,8 +3,8 @@
 Letters: S users, B users of a block, N items, K items of a list.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,26 @@ class Lists(NamedTuple):
     scores: Floats  # (S, K) its score, or IMPOSSIBLE
 
 
+class HistoryRanker(Protocol):
+    """What ranks items after histories: a system without semantic IDs."""
+
+    def __call__(
+        self,
+        found: Histories,
+        /,
+        *,
+        length: int,
+        seen: Histories | None = None,
+        progress: Callable[[list[slice]], Iterable[slice]] = iter,
+    ) -> Lists:
+        """Return for each sample of found the `length` best items.
+
+        seen has the same samples with all that their users had, where that is to be left out. progress wraps the blocks
+        of users.
+        """
+        ...
+
+
 def rank_histories(
     score: Callable[[Histories], Floats],
     found: Histories,
@@ -41,8 +61,8 @@ def rank_histories(
 ) -> Lists:
     """Return for each sample of found the `length` items that score finds best, among items 0..items-1.
 
-    score takes samples and gives their scores (B, items), IMPOSSIBLE for what it would never recommend. seen has the
-    same samples with all that their users had, where that is to be left out. progress wraps the blocks of users.
+    score takes samples and gives their scores (B, items), IMPOSSIBLE for what it would never recommend. The other
+    arguments are those of a `HistoryRanker`.
     """
     users, length = max(1, SCORES // items), min(length, items)
     blocks = [slice(start, start + users) for start in range(0, len(found.targets), users)]
@@ -53,6 +73,11 @@ def rank_histories(
             before = seen.block(block)
             scores[np.repeat(np.arange(len(scores)), before.lengths), before.before] = IMPOSSIBLE
         lists.append(best_items(scores, length=length))
+    return joined(lists, length=length)
+
+
+def joined(lists: Sequence[Lists], *, length: int) -> Lists:
+    """Return the lists of one block after the other, each of `length` items, as those of all."""
     nothing = Lists(np.empty((0, length), np.int64), np.empty((0, length)))
     return Lists(*(np.concatenate(parts) for parts in zip(nothing, *lists, strict=True)))
 
@@ -65,14 +90,22 @@ def best_items(scores: Floats, *, length: int) -> Lists:
     """
     last = np.partition(scores, -length, axis=1)[:, -length, None]  # (B, 1) the lowest score that is in
     row, item = np.nonzero((scores >= last) & (scores > IMPOSSIBLE))  # with all that share the last one's score
-    order = np.lexsort((item, -scores[row, item], row))
-    row, item = row[order], item[order]
-    counts = np.bincount(row, minlength=len(scores))
+    return best_entries(row, item, scores[row, item], rows=len(scores), length=length)
+
+
+def best_entries(row: Integers, item: Integers, score: Floats, *, rows: int, length: int) -> Lists:
+    """Return the `length` entries of each row 0..rows-1 that are highest; row, item and score (E,) are those of all.
+
+    Equal ones stand in ascending order of their items.
+    """
+    order = np.lexsort((item, -score, row))
+    row, item, score = row[order], item[order], score[order]
+    counts = np.bincount(row, minlength=rows)
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     is_in = place < length
-    row, place, item = row[is_in], place[is_in], item[is_in]
-    best = Lists(np.full((len(scores), length), NOTHING), np.full((len(scores), length), IMPOSSIBLE))
-    best.items[row, place], best.scores[row, place] = item, scores[row, item]
+    best = Lists(np.full((rows, length), NOTHING), np.full((rows, length), IMPOSSIBLE))
+    where = (row[is_in], place[is_in])
+    best.items[where], best.scores[where] = item[is_in], score[is_in]
     return best
 
 

@@ -1,8 +1,6 @@
-"""What each collaborative member scores histories by: one mapping for the stage that fits them and for who serves them.
+"""How each collaborative member ranks after histories: one mapping for the stage that fits them and who serves them.
 
-bpr is not among them: it scores users of the run, and no histories.
-
-Letters: B users of a block, N items.
+bpr is not among them: it scores users of the run, and no histories. Letters: N items.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +10,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from tessera.recommender.corpus import Histories
 from tessera.recommender.factors import AlsSettings, als_of, als_scores
-from tessera.recommender.lists import Floats
-from tessera.recommender.strengths import Sparse, strength_scores
+from tessera.recommender.lists import HistoryRanker, rank_histories
+from tessera.recommender.strengths import Sparse, rank_by_strength
 
 
 class Fitted(NamedTuple):
@@ -29,13 +26,13 @@ class Fitted(NamedTuple):
     device: Callable[[], Any]  # where that runs, a torch.device
 
 
-def scorer_of(member: str, fitted: Fitted, *, items: int, max_history: int) -> Callable[[Histories], Floats]:
-    """Return what gives histories the scores (B, N) of all items, N = items, by the system that member names."""
+def ranker_of(member: str, fitted: Fitted, *, items: int, max_history: int) -> HistoryRanker:
+    """Return what ranks items 0..items-1 after histories by the system that member names."""
     if member in fitted.recency:
-        return partial(strength_scores, fitted.strengths(member), recency=fitted.recency[member])
+        return partial(rank_by_strength, fitted.strengths(member), recency=fitted.recency[member])
     if member == "als":
-        return partial(als_scores, als_of(fitted.factors(), settings=fitted.als))
+        return partial(rank_histories, partial(als_scores, als_of(fitted.factors(), settings=fitted.als)), items=items)
     from tessera.recommender.sequence_encoder import load_encoder, sequence_scores
 
     trained = load_encoder(fitted.encoder, kind=member, items=items, max_history=max_history)
-    return partial(sequence_scores, trained.to(fitted.device()))
+    return partial(rank_histories, partial(sequence_scores, trained.to(fitted.device())), items=items)

@@ -10,7 +10,6 @@ Letters: S histories, N items, K items that a teacher ranks, R targets drawn of 
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,8 +17,8 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from tessera.recommender.corpus import Histories, histories
-from tessera.recommender.lists import NOTHING, Floats, Integers, Lists, rank_histories
+from tessera.recommender.corpus import histories
+from tessera.recommender.lists import NOTHING, Floats, HistoryRanker, Integers, Lists
 
 #: A history is ranked for by a teacher that was fitted without its user: one that has counted the very target would be
 #: far too sure of it. So many teachers are fitted.
@@ -42,8 +41,8 @@ AT_ONCE: Final = 2**16
 BOUNDS: Final = (0.0, 20.0)
 TOWARDS_ONE: Final = 1e-6
 
-#: Returns a teacher, fitted on interactions: what gives histories their scores (B, N), log-shares.
-Fit = Callable[[pl.DataFrame], Callable[[Histories], Floats]]
+#: Returns a teacher, fitted on interactions, whose scores are log-shares.
+Fit = Callable[[pl.DataFrame], HistoryRanker]
 
 
 class Taught(NamedTuple):
@@ -66,12 +65,11 @@ def taught_targets(
     interactions: pl.DataFrame,
     fit: Fit,
     *,
-    items: int,
     count: int,
     max_history: int,
     progress: Callable[[list[slice]], Iterable[slice]] = iter,
 ) -> Taught:
-    """Return `count` further targets for each training history, in the order of `histories`, among items 0..items-1.
+    """Return `count` further targets for each training history, in the order of `histories`.
 
     interactions has columns user, item, position and split, each pair of user and item once, so that no target is an
     item that the user had; only training interactions are looked at. Users are dealt into FOLDS; the teacher of a fold
@@ -89,27 +87,20 @@ def taught_targets(
         rows, others = np.flatnonzero(folds[found.users] == fold), train.filter(folds[train["user"]] != fold)
         if not len(rows) or others.is_empty():
             continue
-        score = fit(others)
-        rank = partial(_ranked, score, found, seen, items=items)
+        rank = fit(others)
         some = rows[:: -(-len(rows) // CALIBRATED_ON)]
-        sharpness.append(sharpness_of(rank(some), own[some]))
+        sharpness.append(sharpness_of(rank(found.block(some), length=LENGTH, seen=seen.block(some)), own[some]))
         for block in progress([slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)]):
-            lists = rank(rows[block])
+            lists = rank(found.block(rows[block]), length=LENGTH, seen=seen.block(rows[block]))
             targets[rows[block]] = drawn(lists, shares_of(lists, sharpness[-1]), count, generator=generator)
             hits += int((lists.items == own[rows[block], None]).sum())
-        del score, rank  # before the next teacher is fitted
+        del rank  # before the next teacher is fitted
     return Taught(targets, sharpness, hits / max(1, len(own)))
 
 
 def folds_of(users: pl.Series) -> Integers:
     """Return the fold of each of the users 0..max(users): dealt at random, as keys that come in turns would not be."""
     return np.random.default_rng(OF_FOLDS).permutation(1 + max(users, default=-1)) % FOLDS
-
-
-def _ranked(
-    score: Callable[[Histories], Floats], found: Histories, seen: Histories, rows: Integers, *, items: int
-) -> Lists:
-    return rank_histories(score, found.block(rows), items=items, length=LENGTH, seen=seen.block(rows))
 
 
 def sharpness_of(lists: Lists, targets: NDArray[np.uint32]) -> float:

@@ -7,7 +7,7 @@ batches of another size or company the last bit of a sum may round otherwise.
 Letters: S histories, N items that the model was trained on, K the length of a list.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from operator import index
 from pathlib import Path
@@ -24,8 +24,8 @@ from tessera.recommender.batches import Rows
 from tessera.recommender.corpus import Histories, history_sources
 from tessera.recommender.factors import AlsSettings
 from tessera.recommender.fusion import USERS_AT_ONCE, Weight, fuse, weights_in
-from tessera.recommender.lists import Floats, rank_histories, rankings_table
-from tessera.recommender.members import Fitted, scorer_of
+from tessera.recommender.lists import Floats, HistoryRanker, rank_histories, rankings_table
+from tessera.recommender.members import Fitted, ranker_of
 from tessera.recommender.model import load_model
 from tessera.recommender.popularity import POPULARITY
 from tessera.recommender.ranking import Decoding, rank_by_tasks, tries_of
@@ -134,25 +134,17 @@ class IdRanker:
 
 
 class ScoreRanker:
-    """Ranks by scores of all items that it knows, as rank_collaborative does."""
+    """Ranks the items that it knows by scores, as rank_collaborative does."""
 
-    def __init__(
-        self, name: str, score: Callable[[Histories], Floats], *, known: int, length: int, tokens: int = 1
-    ) -> None:
+    def __init__(self, name: str, rank: HistoryRanker, *, known: int, length: int, tokens: int = 1) -> None:
         self.names: tuple[str, ...] = (name,)
-        self.score, self.known, self.length, self.tokens = score, known, length, tokens
+        self.rank, self.known, self.length, self.tokens = rank, known, length, tokens
 
     def ranked(self, asked: Asked, *, exclude_seen: bool, progress: Progress) -> pl.DataFrame:
         """Return the best items after each history, as a table of RANKINGS; progress wraps batches of histories."""
         [name] = self.names
-        lists = rank_histories(
-            self.score,
-            asked.histories,
-            items=self.known,
-            length=self.length,
-            seen=asked.seen(exclude=exclude_seen),
-            progress=partial(progress, title=name),
-        )
+        seen = asked.seen(exclude=exclude_seen)
+        lists = self.rank(asked.histories, length=self.length, seen=seen, progress=partial(progress, title=name))
         scores = lists.scores / self.tokens
         return rankings_table(lists.items, scores, users=asked.users, split=SPLIT, modality=name)
 
@@ -169,13 +161,12 @@ class Recommender:
         alone = {POPULARITY: Weight(score=1.0, held=0.0)}  # its list is never beside another
         self.weights = alone | weights_in(read_table(shop.parts["weights"], WEIGHTS))
         self.sales = sales_of(shop)
-        self.popularity = ScoreRanker(
-            POPULARITY,
-            lambda found: np.tile(self.sales, (len(found.lengths), 1)),
-            known=len(self.sales),
-            length=shop.params.decode.beams,
-        )
+        by_sales = partial(rank_histories, self._sales_of_all, items=len(self.sales))
+        self.popularity = ScoreRanker(POPULARITY, by_sales, known=len(self.sales), length=shop.params.decode.beams)
         self.places = {key: item for item, key in enumerate(shop.items["key"])}
+
+    def _sales_of_all(self, found: Histories) -> Floats:
+        return np.tile(self.sales, (len(found.lengths), 1))
 
     @classmethod
     def load(cls, folder: Path | str, *, added: Path | str | None = None, device: str | None = None) -> "Recommender":
@@ -311,15 +302,13 @@ def rankers_of(shop: Shop, *, device: str | None = None) -> list[Ranker]:
         reader = reader_of(load_model(shop.parts["checkpoint"], shop.words, shop.trained_tokens).to(where))
         rankers.append(IdRanker(shop, reader))
     for member in params.collaborative.members:
-        score = _scorer(member, shop, device=device)
-        length = params.decode.beams
-        rankers.append(
-            ScoreRanker(member, score, known=shop.trained, length=length, tokens=params.collaborative.tokens)
-        )
+        rank = _ranker(member, shop, device=device)
+        length, tokens = params.decode.beams, params.collaborative.tokens
+        rankers.append(ScoreRanker(member, rank, known=shop.trained, length=length, tokens=tokens))
     return rankers
 
 
-def _scorer(member: str, shop: Shop, *, device: str | None) -> Callable[[Histories], Floats]:
+def _ranker(member: str, shop: Shop, *, device: str | None) -> HistoryRanker:
     if member == "bpr":
         raise DataError(
             "collaborative.members: expected others than bpr, found it: it knows the users of the run by their own "
@@ -334,7 +323,7 @@ def _scorer(member: str, shop: Shop, *, device: str | None) -> Callable[[Histori
         encoder=shop.parts["sequence_encoder"],
         device=lambda: torch_device(device or params.device),
     )
-    return scorer_of(member, fitted, items=shop.trained, max_history=params.corpus.max_history)
+    return ranker_of(member, fitted, items=shop.trained, max_history=params.corpus.max_history)
 
 
 def transitions_of(shop: Shop) -> Sparse:
