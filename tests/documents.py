@@ -40,6 +40,18 @@ def commands_of(page: Path) -> list[Command]:
     return [Command(page.name, " ".join(line.split())) for line in indented if _PROGRAMS.match(f"{line} ")]
 
 
+def anchors_of(page: Path) -> set[str]:
+    """Return what may stand after the # of a link to page: the titles of its sections, as GitHub spells them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links_of(page: Path) -> list[str]:
+    """Return where the links and pictures of page lead, but for those to other hosts."""
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    return [link for link in links if not link.startswith(("http://", "https://"))]
+
+
 def uses_a_model(command: Command) -> bool:
     """Whether a command recommends, looks around, adds items or exports: tests/using/test_commands.py runs these."""
     return command.words[:1] == ["tessera"] and command.words[1] in {"recommend", "similar", "add-items", "export"}

@@ -19,7 +19,7 @@ from tessera.experiments.tables import load_table
 from tessera.items.demo import write_demo
 from tessera.params import Params, parsed_section
 from tessera.schemas import IDS, IMAGES, ITEMS, RAW_ITEMS, REVIEWS, VECTORS, WEIGHTS
-from tests.documents import PAGES, commands_of, uses_a_model
+from tests.documents import PAGES, anchors_of, commands_of, links_of, uses_a_model
 from tests.pipeline_runs import CONF, ROOT, SMALL, STAGES, run_stage, run_stages
 from tests.tiny_models import bert_like, clip_folder
 
@@ -75,6 +75,17 @@ def test_the_documents_have_commands_and_every_one_is_run():
     known = {*TYPED, *ELSEWHERE, *QUEUED, *MORE, *(command.text for command in EXPERIMENTS)}
     assert {command.text for command in COMMANDS} - known == set()
     assert {*TYPED, *ELSEWHERE} - {command.text for command in COMMANDS} == set(), "in no document any more"
+
+
+LINKS = [(page, link) for page in PAGES for link in links_of(page)]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page.name} {link}" for page, link in LINKS])
+def test_a_link_of_the_documents_leads_somewhere(page, link):
+    name, _, anchor = link.partition("#")
+    target = (page.parent / name).resolve() if name else page
+    assert target.exists()
+    assert not anchor or anchor in anchors_of(target)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ TO_BE_NAMED = {
     "movielens_pretrained": [f"dataset.path={ROOT}", "text.model=/a/folder", "image.checkpoint=/a/file"],
     "instruments": [f"{name}.path=/a/file" for name in ("text", "image", "ids")],
     "instruments_published": [f"{name}.path=/a/file" for name in ("text", "image", "ids")],
+    "instruments_taught": [f"{name}.path=/a/file" for name in ("text", "image", "ids")],
     "instruments_ablation": [f"{name}.path=/a/file" for name in ("text", "image")],
 }
 

@@ -134,6 +134,7 @@ def test_only_the_likeliest_items_are_drawn(shop, monkeypatch):
 def test_folds_are_of_one_size_and_no_key_that_comes_in_turns_is_one():
     folds = folds_of(pl.Series(np.arange(1003, dtype=np.uint32)))
     assert sorted(np.bincount(folds)) == [200, 200, 201, 201, 201]
+    assert len(folds_of(pl.Series([], dtype=pl.UInt32))) == 0
     assert all(len(set(folds[start::FOLDS].tolist())) == FOLDS for start in range(FOLDS))
 
 

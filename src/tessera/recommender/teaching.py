@@ -100,7 +100,8 @@ def taught_targets(
 
 def folds_of(users: pl.Series) -> Integers:
     """Return the fold of each of the users 0..max(users): dealt at random, as keys that come in turns would not be."""
-    return np.random.default_rng(OF_FOLDS).permutation(1 + max(users, default=-1)) % FOLDS
+    count = int(users.to_numpy().max()) + 1 if len(users) else 0
+    return np.random.default_rng(OF_FOLDS).permutation(count) % FOLDS
 
 
 def sharpness_of(lists: Lists, targets: NDArray[np.uint32]) -> float:
