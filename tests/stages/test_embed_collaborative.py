@@ -1,6 +1,7 @@
 """The stage that embeds items by who took them, and the ranking with its encoder."""
 
 import json
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,7 @@ from stages.embed_collaborative import main
 from stages.rank_collaborative import main as rank_collaborative
 from tessera.artifacts import read_table, write_table
 from tessera.errors import CheckpointError, DataError
+from tessera.recommender.lists import rank_histories
 from tessera.schemas import INTERACTIONS, RANKINGS, VECTORS
 from tests.recommender.conftest import circle_interactions
 
@@ -123,9 +125,12 @@ def test_patience_needs_validation_items(embed):
 
 def test_a_member_that_ranks_nothing_is_told_of(embed, rank, monkeypatch, caplog):
     embed()
+
+    def nothing(found):
+        return np.full((len(found.users), ITEMS), -np.inf)
+
     monkeypatch.setattr(
-        "stages.rank_collaborative.scorer",
-        lambda *_, items, **__: lambda found: np.full((len(found.users), items), -np.inf),
+        "stages.rank_collaborative.ranker", lambda *_, **__: partial(rank_histories, nothing, items=ITEMS)
     )
     rank({"collaborative.members": ["sasrec"]})
     assert "sasrec: ranks no item for any test user" in caplog.text
