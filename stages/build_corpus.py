@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
 import typer
@@ -11,15 +11,14 @@ import typer
 from tessera.artifacts import read_table, table_writer, write_json
 from tessera.params import PARAMS_FILE, Params, load_params, quantised
 from tessera.recommender.corpus import SPLITS, codes_by_modality, samples
-from tessera.recommender.linear import SlistSettings, fit_slist
-from tessera.recommender.lists import HistoryRanker
-from tessera.recommender.strengths import rank_by_strength
-from tessera.recommender.teaching import Taught, taught_targets
-from tessera.recommender.transitions import Weights, transition_matrix
 from tessera.recommender.vocabulary import Vocabulary
 from tessera.runtime import progress, run
 from tessera.schemas import CORPUS, IDS, INTERACTIONS
 from tessera.tasks import parse_tasks
+
+if TYPE_CHECKING:
+    from tessera.recommender.lists import HistoryRanker
+    from tessera.recommender.teaching import Taught
 
 
 def main(
@@ -60,11 +59,17 @@ def main(
     write_json(metrics, {"vocabulary": words.size, **counts} | ({"teacher": taught.measures()} if taught else {}))
 
 
-def taught_by(params: Params, table: pl.DataFrame) -> Taught:
+def taught_by(params: Params, table: pl.DataFrame) -> "Taught":
     """Return what the teacher that params name adds to the training histories."""
+    # Here, since what they bring takes as long to start as all else does, and few runs have a teacher.
+    from tessera.recommender.linear import SlistSettings, fit_slist
+    from tessera.recommender.strengths import rank_by_strength
+    from tessera.recommender.teaching import taught_targets
+    from tessera.recommender.transitions import Weights, transition_matrix
+
     items = table["item"].n_unique()
 
-    def fit(interactions: pl.DataFrame) -> HistoryRanker:
+    def fit(interactions: pl.DataFrame) -> "HistoryRanker":
         if params.corpus.teacher == "itemknn":
             weights = Weights(**params.itemknn.model_dump())
             strengths = transition_matrix(interactions, items=items, weights=weights)

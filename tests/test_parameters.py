@@ -216,6 +216,11 @@ LATER = {
     "quant.codebook_size": ("train_quantizer", Knob(8)),
     "quant.alpha": ("train_quantizer", Knob(0.5)),
     "quant.replace_dead_after": ("train_quantizer", Knob(0)),
+    **{
+        parameter: ("rank_collaborative", KNOBS[parameter]._replace(given={"collaborative.members": [member]}))
+        for parameter in KNOBS
+        if (member := parameter.split(".")[0]) in ("itemknn", "slist")
+    },
     "image.missing": ("embed_images", Knob(0.2)),
     "image.seed": ("embed_images", Knob(1, {"image.noise": 0.2})),
 }

@@ -26,9 +26,8 @@ SPLITS = ("train", "valid", "test")
 #: Samples of a table: some hundred megabytes where histories are long.
 BLOCK = 2**20
 
-
 #: Which of the samples.
-Rows = slice | NDArray[np.int64]
+Selection = slice | NDArray[np.int64]
 
 
 class Histories(NamedTuple):
@@ -49,7 +48,7 @@ class Histories(NamedTuple):
         """All histories, one after the other: the items (sum of lengths,) before each target."""
         return self.items[ranges(self.targets - self.lengths, self.lengths)]
 
-    def block(self, samples: Rows) -> "Histories":
+    def block(self, samples: Selection) -> "Histories":
         """Return some of the samples."""
         return Histories(self.items, self.users[samples], self.targets[samples], self.lengths[samples])
 
@@ -146,7 +145,7 @@ def samples(
                 yield task, _item_samples(task, block, tokens, vocabulary)
 
 
-def _told(found: Histories, further: NDArray[np.int32]) -> Iterator[tuple[Rows, NDArray[np.uint32]]]:
+def _told(found: Histories, further: NDArray[np.int32]) -> Iterator[tuple[Selection, NDArray[np.uint32]]]:
     """Yield histories with a target of each: their own, and further ones (S, R) where there are any."""
     yield slice(None), found.target_items
     for targets in further.T:
