@@ -12,6 +12,9 @@ What comes first takes longer, and is little of a training: ours makes its steps
 (`--device cuda`) twice, in which its CUDA graphs are captured, and the peer a first one, while, on a GPU, processes of
 their own begin to read its samples.
 
+With `--taught 5` each history has five further targets, whatever these are, as a teacher names them: ours reads it
+once for all six, and its batches are of as many histories as the peer's are of samples.
+
 The limit is what the device's matrix rate allows for the products of the model on samples without padding.
 """
 
@@ -36,7 +39,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from tessera.recommender.batches import Samples, samples_of
-from tessera.recommender.corpus import samples
+from tessera.recommender.corpus import histories, samples
 from tessera.recommender.fitting import Settings, Training
 from tessera.recommender.losses import softmax_losses
 from tessera.recommender.validation import Validation
@@ -56,6 +59,16 @@ UNTIMED_STEPS = 1
 
 #: Processes that read the peer's samples while a GPU makes its steps.
 READERS = 4
+
+
+class Work(NamedTuple):
+    """What a step learns from: batch_size sources, or samples of the peer, and further targets that histories have."""
+
+    batch_size: int
+    taught: int
+
+    def __str__(self) -> str:
+        return f"batches of {self.batch_size}" + (f", {1 + self.taught} targets a history" if self.taught else "")
 
 
 class Where(NamedTuple):
@@ -79,6 +92,7 @@ def main(
     batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Samples a step.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of ours in a run; the peer makes an eighth of them.")] = 16,
     runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
+    taught: Annotated[int, typer.Option(help="Further targets of each history.")] = 0,
     growth: Annotated[bool, typer.Option(help="Measure how the time grows with the work.")] = True,
     device: Annotated[str, typer.Option(help="Where both train: cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="Of the products: fp32 or bf16.")] = "fp32",
@@ -87,88 +101,85 @@ def main(
     where = Where(device, precision)
     data = instruments()
     known = vocabularies(data)
-    corpus = training_samples(data, known)
     rate = matrix_rate(device, precision=precision)
-    cases = [
-        compared(corpus, known, where, data.source, batch_size=size, steps=steps, runs=runs, rate=rate)
-        for size in batch_sizes or ([256, 1024] if full else [256])
-    ]
+    works = [Work(size, taught) for size in batch_sizes or ([256, 1024] if full else [256])]
+    cases = [compared(data, known, where, work, steps=steps, runs=runs, rate=rate) for work in works]
     keep_freed_memory()
-    grown = [by_history(data, corpus, known, where)] if growth else []
+    grown = [by_history(data, training_samples(data, known), known, where)] if growth else []
     report("train", cases, to=to, growth=grown, device=device)
 
 
-def training_samples(data: Instruments, known: Vocabularies) -> Samples:
-    """Return the training samples of all tasks."""
-    tables = samples(data.interactions, data.codes, known.vocabulary, split="train", max_history=MAX_HISTORY)
+def training_samples(data: Instruments, known: Vocabularies, taught: int = 0) -> Samples:
+    """Return the training samples of all tasks; histories have taught further targets, any items."""
+    found = partial(samples, data.interactions, data.codes, known.vocabulary, split="train", max_history=MAX_HISTORY)
+    count = len(histories(data.interactions, split="train", max_history=MAX_HISTORY).targets)
+    items = len(next(iter(data.codes.values())))
+    tables = found(taught=np.random.default_rng(0).integers(0, items, (count, taught), np.int32))
     return samples_of(pl.concat([table for _, table in tables]))
 
 
 def compared(
-    corpus: Samples,
-    known: Vocabularies,
-    where: Where,
-    interactions: str,
-    *,
-    batch_size: int,
-    steps: int,
-    runs: int,
-    rate: float,
+    data: Instruments, known: Vocabularies, where: Where, work: Work, *, steps: int, runs: int, rate: float
 ) -> Case:
-    """Return the case of batches of batch_size; interactions tells whose the samples are."""
-    some = torch.arange(0, len(corpus.items), len(corpus.items) // batch_size)
+    """Return the case of a work."""
+    corpus = training_samples(data, known, work.taught)
+    lengths = corpus.source.lengths.numpy()
+    some = torch.arange(0, len(lengths), len(lengths) // work.batch_size)
     difference = loss_difference(corpus, known, some, device=where.device)
     rates = alternate_apart(
-        ours=partial(our_rate, where, batch_size, steps),
-        peer=partial(peer_rate, where, batch_size, steps if where.on_gpu else max(1, steps // 8)),
+        ours=partial(our_rate, where, work, steps),
+        peer=partial(peer_rate, where, work, steps if where.on_gpu else max(1, steps // 8)),
         runs=runs,
     )
-    lengths = corpus.source.lengths.numpy()
     operations = FORWARD_AND_BACKWARD * (
         encoder_operations(lengths)
         + decoder_operations(
-            tokens=int(corpus.target.lengths[0]), seen=3.0, lengths=lengths, vocabulary=known.vocabulary.size
+            tokens=int(corpus.target.lengths[0]),
+            seen=3.0,
+            lengths=lengths.repeat(corpus.firsts.diff().numpy()),
+            vocabulary=known.vocabulary.size,
         )
     )
     return Case(
-        f"batches of {batch_size}{where}",
+        f"{work}{where}",
         "samples/s",
         peer=median(each.result for each in rates.peer),
         ours=median(each.result for each in rates.ours),
-        limit=rate * len(lengths) / operations,
+        limit=rate * len(corpus.items) / operations,
         facts={
-            "interactions": interactions,
+            "interactions": data.source,
             "relative difference of a batch's loss": difference,
             "gigaflop a second of the limit": rate / 1e9,
         },
     )
 
 
-def our_rate(where: Where, batch_size: int, steps: int) -> float:
+def our_rate(where: Where, work: Work, steps: int) -> float:
     """Return the samples a second of some steps of ours."""
     keep_freed_memory()
     data = instruments()
     known = vocabularies(data)
-    corpus = training_samples(data, known)
-    training = our_training(corpus, known, where, batch_size=batch_size)
+    corpus = training_samples(data, known, work.taught)
+    training = our_training(corpus, known, where, batch_size=work.batch_size)
     batches = spread(training.steps(0), corpus, count=steps)
     for _ in range(UNTIMED_PASSES_ON_GPU if where.on_gpu else UNTIMED_PASSES):
         training.epoch(0, batches, batches)
     start = time.perf_counter()
     training.epoch(0, batches, batches)
-    return sum(len(rows) for step in batches for rows in step) / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return sum(int(corpus.firsts.diff()[rows].sum()) for step in batches for rows in step) / seconds
 
 
-def peer_rate(where: Where, batch_size: int, steps: int) -> float:
+def peer_rate(where: Where, work: Work, steps: int) -> float:
     """Return the samples a second of some steps of the peer."""
     data = instruments()
     known = vocabularies(data)
-    corpus = training_samples(data, known)
-    trainer = peer_training(corpus, known, where, batch_size=batch_size, steps=UNTIMED_STEPS + steps)
+    corpus = training_samples(data, known, work.taught)
+    trainer = peer_training(corpus, known, where, batch_size=work.batch_size, steps=UNTIMED_STEPS + steps)
     clock = Clock(UNTIMED_STEPS)
     trainer.add_callback(clock)
     trainer.train()
-    return batch_size * steps / (time.perf_counter() - clock.start)
+    return work.batch_size * steps / (time.perf_counter() - clock.start)
 
 
 class Clock(TrainerCallback):
@@ -212,14 +223,15 @@ class Lists(Dataset[dict[str, Tensor]]):
 
     def __init__(self, corpus: Samples) -> None:
         self.corpus = corpus
+        self.sources = torch.repeat_interleave(torch.arange(len(corpus.source.lengths)), corpus.firsts.diff())
 
     def __len__(self) -> int:
         return len(self.corpus.items)
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         source, target = (
-            rows.values[rows.offsets[sample] : rows.offsets[sample + 1]].long()
-            for rows in (self.corpus.source, self.corpus.target)
+            rows.values[rows.offsets[row] : rows.offsets[row + 1]].long()
+            for rows, row in ((self.corpus.source, self.sources[sample]), (self.corpus.target, sample))
         )
         return {"input_ids": source, "labels": target}
 
@@ -257,11 +269,12 @@ def peer_training(corpus: Samples, known: Vocabularies, where: Where, *, batch_s
 
 
 @torch.inference_mode()
-def loss_difference(corpus: Samples, known: Vocabularies, rows: Tensor, *, device: str) -> float:
+def loss_difference(corpus: Samples, known: Vocabularies, sources: Tensor, *, device: str) -> float:
     """Return how far the two losses of the same batch and weights are apart; raise ValueError where they differ."""
     model = known.model().eval().to(device)
-    source, target = (table.padded(rows).to(device) for table in (corpus.source, corpus.target))
+    source, target, *_ = corpus.batch(sources).to(torch.device(device))
     ours = float(softmax_losses(model, source, target)) / int((target != PAD).sum())
+    source = source.repeat_interleave(len(target) // len(source), dim=0)
     labels = target.masked_fill(target == PAD, IGNORED)
     theirs = float(model(input_ids=source, attention_mask=source != PAD, labels=labels).loss)
     difference = abs(ours - theirs) / theirs

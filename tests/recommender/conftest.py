@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.recommender.batches import Samples, samples_of
-from tessera.recommender.corpus import samples
+from tessera.recommender.corpus import histories, samples
 from tessera.recommender.model import Sizes, new_model
 from tessera.recommender.readers import TorchReader
 from tessera.recommender.vocabulary import Tokens, Vocabulary
@@ -74,8 +74,10 @@ def world() -> Callable[..., World]:
         length: int = 7,
         tasks: list[str] = TASKS,
         layout: Layout = "separate",
+        taught: int = 0,
         seed: int = 0,
     ) -> World:
+        """Return a world; training histories have up to `taught` further targets, whatever these are."""
         interactions = circle_interactions(users=users, items=items, length=length, seed=seed)
         place = np.arange(items)
         codes = {
@@ -85,13 +87,24 @@ def world() -> Callable[..., World]:
         known = parse_tasks(tasks, list(codes), layout=layout)
         vocabulary = Vocabulary.of(known, codes, codebook_size=3, layout=layout)
         tokens = vocabulary.all_tokens(codes)
-        tables = (
-            pl.concat([table for _, table in samples(interactions, codes, vocabulary, split=split, max_history=4)])
-            for split in ("train", "valid", "test")
-        )
+        count = len(histories(interactions, split="train", max_history=4).targets)
+        further = np.random.default_rng(1).integers(-1, items, (count, taught)).astype(np.int32)
+
+        def told(split: str) -> pl.DataFrame:
+            more = further if split == "train" and taught else None
+            tables = samples(interactions, codes, vocabulary, split=split, max_history=4, taught=more)
+            return pl.concat([table for _, table in tables])
+
+        tables = map(told, ("train", "valid", "test"))
         return World(interactions, codes, vocabulary, tokens, *tables)
 
     return make
+
+
+def apart(samples: Samples) -> Samples:
+    """The same samples, each with a source of its own."""
+    own = torch.repeat_interleave(torch.arange(len(samples.source.lengths)), samples.firsts.diff())
+    return samples._replace(source=samples.source.take(own), firsts=torch.arange(len(own) + 1))
 
 
 @pytest.fixture(params=["torch", "lanes"])

@@ -103,10 +103,45 @@ def test_samples_of_several_tables_are_those_of_one_wherever_they_lie(world, tmp
         assert found.names == whole.names
         assert torch.equal(found.items, whole.items)
         assert torch.equal(found.told, whole.told)
+        assert torch.equal(found.firsts, whole.firsts)
         for rows, expected in ((found.source, whole.source), (found.target, whole.target)):
             assert torch.equal(rows.values, expected.values)
             assert torch.equal(rows.offsets, expected.offsets)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_what_a_history_has_as_targets_has_one_source(world):
+    here = world(users=20, taught=3)
+    samples = here.samples()
+    assert len(samples.source.lengths) == world(users=20).train.height < here.train.height
+    sources = torch.randperm(len(samples.source.lengths), generator=torch.Generator().manual_seed(0))
+    found = []
+    for some in sources.split(7):
+        batch = samples.batch(some)
+        each = len(batch.target) // len(some)
+        assert 1 <= each == int(samples.firsts.diff()[some].max()) <= 4
+        own = batch.source.repeat_interleave(each, dim=0)
+        is_one = batch.told >= 0
+        assert torch.equal(is_one, batch.items >= 0)
+        assert not batch.target[~is_one].any()
+        assert samples.tokens(some) == int((batch.target > 0).sum())
+        assert samples.distinct_items(some).tolist() == sorted(set(batch.items[is_one].tolist()))
+        found += [
+            ([token for token in source.tolist() if token], [token for token in target.tolist() if token], int(item))
+            for source, target, item in zip(own[is_one], batch.target[is_one], batch.items[is_one], strict=True)
+        ]
+    assert sorted(found) == sorted(here.train.select("source", "target", "item").rows())
+
+
+def test_neither_items_nor_users_nor_tasks_share_a_source():
+    schema = {"user": pl.UInt32, "task": pl.String, "item": pl.UInt32, "source": pl.List(pl.UInt16)}
+    one, other = "history text -> text", "history text -> image"
+    rows = [(0, one, 5, [4]), (0, one, 6, [4]), (0, one, 7, [5]), (0, one, 7, [5, 5]), (0, other, 7, [5, 5])]
+    rows += [(1, other, 5, [5, 5]), (1, other, 6, [5, 5]), (None, "item text -> image", 5, [4])]
+    rows += [(None, "item text -> image", 6, [4])]
+    table = pl.DataFrame(rows, schema=schema, orient="row").with_columns(target="source")
+    assert samples_of(table).firsts.tolist() == [0, 2, 3, 4, 5, 7, 8, 9]
+    assert samples_of(table).source.lengths.tolist() == [1, 1, 2, 2, 2, 1, 1]
 
 
 def test_no_samples_tell_nothing(world):

@@ -15,6 +15,7 @@ from tessera.recommender.model import Sizes
 from tessera.recommender.ranking import Share
 from tessera.recommender.trie import build_trie
 from tessera.recommender.validation import hit_sums, loss_sums, validation_on
+from tests.recommender.conftest import apart
 from tests.recommender.trainings import SETTINGS, same
 
 NO_DROPOUT = Sizes(
@@ -301,12 +302,33 @@ def test_a_trie_of_ids_that_are_not_there_is_an_error(world, model):
         trained(unknown, model, loss="trie_softmax")
 
 
+@pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
+def test_each_target_of_a_history_counts_as_a_sample(world, model, loss):
+    """All sources in one batch are all samples in one batch, each with its own copy of its source."""
+    here = world(users=20, taught=3)
+    samples = here.samples()
+    together, alone = (
+        fit(
+            model(here, sizes=NO_DROPOUT),
+            each,
+            validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
+            here.tokens,
+            vocabulary=here.vocabulary,
+            settings=SETTINGS._replace(loss=loss, lambda_implicit=0.5, batch_size=len(each.source.lengths)),
+            accelerator=Accelerator(cpu=True),
+        )
+        for each in (samples, apart(samples))
+    )
+    assert together.history == [pytest.approx(row, rel=1e-4) for row in alone.history]
+    assert together.history[-1]["train_loss"] < together.history[0]["train_loss"]
+
+
 def test_fewer_samples_than_processes_are_an_error(world, model, monkeypatch):
     here = world()
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(Accelerator, "num_processes", 4)
     few = samples_of(here.train.head(3))
-    with pytest.raises(DataError, match="training samples: expected at least one for each of 4 processes, found 3"):
+    with pytest.raises(DataError, match="training sources: expected at least one for each of 4 processes, found 3"):
         fit(
             model(here, sizes=NO_DROPOUT),
             few,

@@ -90,7 +90,7 @@ def trie_without_content(trie: Trie) -> Trie:
 @pytest.mark.parametrize("constrained", [False, True])
 def test_no_loss_of_a_batch_waits_for_a_gpu(world, model, constrained):
     """With tensors that have a device and no content, for want of a GPU: whoever asks for content raises."""
-    here = world(tasks=TASKS)
+    here = world(tasks=TASKS, taught=2)
     samples = here.samples()
     batch = samples.batch(torch.arange(0, 300, 7))
     tries = [build_trie(here.tokens[name]) for name in samples.names if constrained]

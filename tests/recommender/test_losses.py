@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tessera.recommender.batches import Batch, Samples, samples_of
+from tessera.recommender.batches import NONE, Batch, Samples, samples_of
 from tessera.recommender.beam import beam_search
 from tessera.recommender.losses import (
-    ABSENT,
     TrainingLosses,
     implicit_alignment,
     softmax_losses,
@@ -20,7 +19,7 @@ from tessera.recommender.losses import (
 from tessera.recommender.readers import reader_of
 from tessera.recommender.trie import build_trie
 from tessera.recommender.vocabulary import END
-from tests.recommender.conftest import TINY
+from tests.recommender.conftest import TINY, apart
 from tests.recommender.tries import walk
 
 
@@ -40,6 +39,24 @@ def test_padding_changes_no_loss(world, model):
     together = token_losses(network, samples.batch(rows))
     alone = [token_losses(network, samples.batch(row[None])) for row in rows]
     assert torch.allclose(together, torch.stack(alone).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_samples_that_share_a_source_lose_what_each_of_them_does(world, model, constrained):
+    here = world(taught=3)
+    network, samples = model(here).eval(), here.samples()
+    tries = [build_trie(here.tokens[name]) for name in samples.names if constrained]
+    sources = torch.arange(0, len(samples.source.lengths), 3)
+    rows = samples.of(sources)
+    assert (rows < 0).any()
+    found = []
+    for batch in (samples.batch(sources), apart(samples).batch(rows[rows >= 0])):
+        network.zero_grad()
+        loss = token_losses(network, batch, tries)
+        loss.backward()
+        found.append([loss.detach(), *(weight.grad for weight in network.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-3)
+    assert found[0][0] > 0
 
 
 def test_info_nce_by_hand():
@@ -93,7 +110,7 @@ def test_room_for_items_that_are_absent_changes_no_alignment(world, model, place
     here = world()
     network, ids = model(here).eval(), {name: table.long() for name, table in here.ids().items()}
     items = torch.tensor([3, 9, 20, 1])
-    roomy = torch.full((8,), ABSENT)
+    roomy = torch.full((8,), NONE)
     roomy[places] = items
     alone, among_none = (implicit_alignment(network, ids, each, temperature=0.1) for each in (items, roomy))
     torch.testing.assert_close(among_none, alone)

@@ -38,6 +38,17 @@ def test_its_logits_are_those_of_transformers(published):
     assert torch.allclose(found, expected, atol=1e-4)
 
 
+def test_several_targets_read_their_source(published):
+    world, model = published
+    source, _, inputs = batch(world, torch.arange(0, 300, 7))
+    inputs = torch.stack([inputs, inputs.roll(1, 0), inputs.roll(2, 0)], dim=1).flatten(0, 1)
+    network = Network(model)
+    found = network.decode(inputs, network.encode(source))
+    expected = network.decode(inputs, network.encode(source.repeat_interleave(3, dim=0)))
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, found.roll(1, 0), atol=1e-2)
+
+
 def test_its_gradients_are_those_of_transformers(published):
     world, model = published
     source, target, inputs = batch(world, torch.arange(0, 300, 11))

@@ -66,10 +66,10 @@ def test_a_teacher_adds_samples_to_training_alone(inputs, outputs, params_file, 
     task = pl.col("task") == "history text -> image"
     before, after = alone["train"].filter(task), read_table(outputs["train"], CORPUS).filter(task)
     assert before.height == 40
-    assert after.head(40).equals(before)
+    assert after[::4].equals(before)
     # All go round the items one by one, so that the next one but two is what comes after the next one but one.
     last = {(row["user"], tuple(row["source"])): row["item"] for row in before.iter_rows(named=True)}
-    taught = after.tail(-40)
+    taught = after.with_row_index().filter(pl.col("index") % 4 > 0)
     assert taught.height == read_json(outputs["metrics"])["teacher"]["targets"] == 120
     hits = [last[row["user"], tuple(row["source"])] == row["item"] for row in taught.iter_rows(named=True)]
     assert sum(hits) > 100

@@ -1,7 +1,7 @@
 """Samples as flat tensors, and batches of them cut and padded without a Python object per sample."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from tessera.recommender.vocabulary import PAD
 from tessera.tasks import Task
 
+#: Instead of a sample, an item or what an ID is of: there is none.
+NONE: Final = -1
+
 LISTS = ("source", "target")
 """The columns of a corpus table that hold tokens."""
 
 SORTED_TOGETHER = 50
-"""Batches' worth of samples that are sorted by length at a time: enough to waste little, few enough to stay mixed."""
+"""Batches' worth of sources that are sorted by length at a time: enough to waste little, few enough to stay mixed."""
 
 
 class Rows(NamedTuple):
@@ -42,28 +45,31 @@ class Rows(NamedTuple):
         """Return how long each of rows (B,) is, (B,)."""
         return self.offsets[rows + 1] - self.offsets[rows]
 
-    def padded(self, rows: Tensor, *, filler: int = PAD, width: int | None = None) -> Tensor:
-        """Return the rows (B,) as one table (B, T), filler after the end of the shorter ones; T is at least 1.
+    def places(self, rows: Tensor, *, width: int | None = None) -> Tensor:
+        """Return where in values the rows (B,) are, (B, T), NONE after the end of the shorter ones and in a row NONE.
 
-        width is T where it is known before: a GPU would have to be waited for to find it out.
+        T is at least 1. width is T where it is known before: a GPU would have to be waited for to find it out.
         """
         rows = rows.to(self.offsets.device)
-        starts, lengths = self.offsets[rows], self.lengths_of(rows)
+        starts, lengths = self.offsets[rows], self.lengths_of(rows)  # of the row NONE, from the end to 0, below 0
         steps = torch.arange(max(1, int(lengths.max())) if width is None else width, device=rows.device)
-        is_inside = steps < lengths[:, None]
+        return torch.where(steps < lengths[:, None], starts[:, None] + steps, NONE)
+
+    def padded(self, rows: Tensor, *, filler: int = PAD, width: int | None = None) -> Tensor:
+        """Return the rows (B,) as one table (B, T), with filler where `places`, of that width, have none."""
+        places = self.places(rows, width=width)
         if not len(self.values):
-            return torch.full(is_inside.shape, filler, device=rows.device)
-        places = torch.where(is_inside, starts[:, None] + steps, 0)
-        return torch.where(is_inside, self.values[places].long(), filler)
+            return torch.full_like(places, filler)
+        return torch.where(places > NONE, self.values[places].long(), filler)
 
 
 class Batch(NamedTuple):
-    """B samples, padded."""
+    """B sources, padded, each with room for R samples: those of a source stand in rows b R ... b R + R - 1."""
 
     source: Tensor  # (B, T)
-    target: Tensor  # (B, T')
-    items: Tensor  # (B,) the target items
-    told: Tensor  # (B,) place in the samples' names of what the target is an ID of
+    target: Tensor  # (B R, T') nothing but PAD where there is no sample
+    items: Tensor  # (B R,) the target items
+    told: Tensor  # (B R,) place in the samples' names of what the target is an ID of
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on device."""
@@ -71,10 +77,11 @@ class Batch(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A corpus table as tensors; S samples."""
+    """A corpus table as tensors; S samples of G sources. A teacher's targets of a history have one source."""
 
-    source: Rows
-    target: Rows
+    source: Rows  # G of them
+    firsts: Tensor  # (G + 1,) the first sample of each source, and S
+    target: Rows  # S of them
     items: Tensor  # (S,) the target items
     told: Tensor  # (S,) place in names of what the target is an ID of
     names: tuple[str, ...]  # what the tasks tell IDs of, sorted: a modality, or whatever else items have IDs of
@@ -82,15 +89,36 @@ class Samples(NamedTuple):
     def to(self, device: torch.device) -> "Samples":
         """Return the same samples on device."""
         source, target = (Rows(rows.values.to(device), rows.offsets.to(device)) for rows in (self.source, self.target))
-        return Samples(source, target, self.items.to(device), self.told.to(device), self.names)
+        return Samples(source, self.firsts.to(device), target, self.items.to(device), self.told.to(device), self.names)
 
-    def batch(self, rows: Tensor, *, widths: tuple[int, int] | tuple[None, None] = (None, None)) -> Batch:
-        """Return the samples rows (B,); widths are those of their sources and of their targets, as in `Rows.padded`."""
-        rows = rows.to(self.items.device)
-        source, target = (
-            lists.padded(rows, width=width) for lists, width in zip((self.source, self.target), widths, strict=True)
+    def of(self, sources: Tensor, *, width: int | None = None) -> Tensor:
+        """Return the samples (B, R) of sources (B,), NONE where one has fewer; width is R where that is known."""
+        return Rows(self.items, self.firsts).places(sources, width=width)
+
+    def widths(self, sources: Tensor) -> tuple[int, int, int]:
+        """Return what `batch` needs to know of sources (B,): their length T, how many samples R each, and T'."""
+        samples = self.of(sources)
+        lengths = self.target.lengths_of(samples[samples > NONE])
+        return int(self.source.lengths_of(sources).max()), samples.shape[1], int(lengths.max())
+
+    def tokens(self, sources: Tensor) -> int:
+        """Return how many target tokens the samples of sources (B,) have together."""
+        return int((self.target.offsets[self.firsts[sources + 1]] - self.target.offsets[self.firsts[sources]]).sum())
+
+    def distinct_items(self, sources: Tensor) -> Tensor:
+        """Return the target items of sources (B,), each once."""
+        samples = self.of(sources)
+        return self.items[samples[samples > NONE]].unique()
+
+    def batch(self, sources: Tensor, widths: tuple[int, int, int] | None = None) -> Batch:
+        """Return the sources (B,) with their samples; a GPU would have to be waited for to find their widths out."""
+        length, each, target_length = widths or self.widths(sources)
+        samples = self.of(sources, width=each).flatten()
+        return Batch(
+            self.source.padded(sources, width=length),
+            self.target.padded(samples, width=target_length),
+            *(torch.where(samples > NONE, table[samples], NONE) for table in (self.items, self.told)),
         )
-        return Batch(source, target, self.items[rows], self.told[rows])
 
 
 class Gathered(Protocol):
@@ -128,11 +156,14 @@ def gathered_samples(tables: Iterable[pl.DataFrame], gather: Callable[[], Gather
     """Return the samples of corpus tables, of which one is looked at at a time; what gather gives holds the tokens."""
     tokens, lengths = {name: gather() for name in LISTS}, {name: [np.zeros(1, np.int64)] for name in LISTS}
     items, tasks, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], dict[str, int]()
+    firsts = [np.zeros(0, np.int64)]
     for table in tables:
         if table.is_empty():
             continue
-        for name in LISTS:
-            rows = rows_of(table[name])
+        sources = rows_of(table["source"])
+        is_first = _begin_sources(table, sources)
+        firsts.append(np.flatnonzero(is_first) + sum(map(len, items)))
+        for name, rows in zip(LISTS, (sources.take(is_first.nonzero()[:, 0]), rows_of(table["target"])), strict=True):
             lengths[name].append(rows.lengths.numpy())
             tokens[name].add(rows.values.numpy())
         items.append(table["item"].to_numpy().astype(np.int64))
@@ -146,7 +177,26 @@ def gathered_samples(tables: Iterable[pl.DataFrame], gather: Callable[[], Gather
     told = [Task.parse(task).target for task in numbers]
     names = tuple(sorted(set(told)))
     places = np.array([names.index(name) for name in told], np.int64)[np.concatenate(tasks)]
-    return Samples(source, target, torch.from_numpy(np.concatenate(items)), torch.from_numpy(places), names)
+    own = np.concatenate(items)
+    starts = np.append(np.concatenate(firsts), len(own))
+    return Samples(source, torch.from_numpy(starts), target, torch.from_numpy(own), torch.from_numpy(places), names)
+
+
+def _begin_sources(table: pl.DataFrame, sources: Rows) -> Tensor:
+    """Return which of the samples of a corpus table (S,) have another user, task or source than the one before.
+
+    Items of one ID have one source, too, but belong to no user: each is a source of its own.
+    """
+    as_before = [table[name] == table[name].shift() for name in ("user", "task")]
+    lengths = sources.lengths
+    alike = torch.from_numpy((as_before[0] & as_before[1]).fill_null(value=False).to_numpy())
+    alike &= lengths == lengths.roll(1)
+    rows = alike.nonzero()[:, 0]
+    one, other = sources.take(rows), sources.take(rows - 1)
+    differing = nn.functional.pad((one.values != other.values).cumsum(0), (1, 0))[one.offsets].diff()
+    begins = torch.ones(len(lengths), dtype=torch.bool)
+    begins[rows[differing == 0]] = False
+    return begins
 
 
 def rows_of(lists: pl.Series) -> Rows:

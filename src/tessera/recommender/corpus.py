@@ -3,7 +3,8 @@
 Every prefix of a user's training sequence is a sample of each history task; every item is one of each item task. The
 validation item and the test item are told from all that the user had before. A training sample holds training
 interactions alone; item tasks hold every item's IDs, since those are known before anyone buys. Where a teacher names
-further targets of training histories (`teaching`), each is a sample of each history task, too.
+further targets of training histories (`teaching`), each is a sample of each history task, too; those of one history
+stand side by side.
 
 Every source ends with END, as a T5 tokenizer would have it: a T5 knows only how far tokens are apart, and END is where
 it can tell which item is the last.
@@ -133,24 +134,22 @@ def samples(
         raise ValueError(f"taught: expected a row for each of {len(found.targets)} histories, found {len(further)}")
     for task in vocabulary.tasks:
         if task.kind == "history":
-            for rows, targets in _told(found, further):
-                mine, items = found.block(rows), targets
-                if task.is_shared:
-                    drawn = np.flatnonzero(_drawn(task, len(found.targets))[rows])
-                    mine, items = mine.block(drawn), items[drawn]
-                for block in _blocks(len(items)):
-                    yield task, _history_samples(task, mine.block(block), items[block], tokens, vocabulary)
+            rows, targets = _told(task, found, further)
+            for block in _blocks(len(rows)):
+                mine = rows[block]
+                yield task, _history_samples(task, found.block(mine), targets[block], tokens, vocabulary)
         elif split == "train":
             for block in _blocks(len(tokens[task.source])):
                 yield task, _item_samples(task, block, tokens, vocabulary)
 
 
-def _told(found: Histories, further: NDArray[np.int32]) -> Iterator[tuple[Selection, NDArray[np.uint32]]]:
-    """Yield histories with a target of each: their own, and further ones (S, R) where there are any."""
-    yield slice(None), found.target_items
-    for targets in further.T:
-        known = np.flatnonzero(targets >= 0)
-        yield known, targets[known].astype(np.uint32)
+def _told(task: Task, found: Histories, further: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """Return the histories that are samples of task, once for each target, and that: their own, then further (S, R)."""
+    targets = np.column_stack([found.target_items.astype(np.int64), further])
+    is_told = targets >= 0
+    if task.is_shared:
+        is_told &= _drawn(task, len(targets))[:, None]
+    return np.nonzero(is_told)[0], targets[is_told].astype(np.uint32)
 
 
 def _drawn(task: Task, count: int) -> NDArray[np.bool_]:

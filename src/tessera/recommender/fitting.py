@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from tessera.errors import CheckpointError, DataError, ParamsError
-from tessera.recommender.batches import Batch, Samples, cut_into_batches, hide_modalities
+from tessera.recommender.batches import NONE, Batch, Samples, cut_into_batches, hide_modalities
 from tessera.recommender.gradients import Gradients, replayed
-from tessera.recommender.losses import ABSENT, Alignment, TrainingLosses
+from tessera.recommender.losses import Alignment, TrainingLosses
 from tessera.recommender.ranking import Share
 from tessera.recommender.trie import Trie, build_trie
 from tessera.recommender.validation import MONITOR_CUTOFF, Validation, hit_sums, loss_sums
@@ -108,7 +108,7 @@ def fit(
     on_epoch is told each epoch's row, those before a resumed epoch too. progress wraps the steps of an epoch under a
     title. The last checkpoint of a store is gone on from.
 
-    Raises CheckpointError where the loss is no longer a number, ParamsError where a batch has fewer samples than there
+    Raises CheckpointError where the loss is no longer a number, ParamsError where a batch has fewer sources than there
     are processes, and DataError where a trie is needed of IDs that are not among ids.
     """
     training = Training(
@@ -212,13 +212,11 @@ class Training:
         processes = accelerator.num_processes
         if settings.batch_size < processes:
             raise ParamsError(
-                f"t5.batch_size: expected at least one sample for each of {processes} processes, "
+                f"t5.batch_size: expected at least one source for each of {processes} processes, "
                 f"found {settings.batch_size}"
             )
-        if len(train.items) < processes:
-            raise DataError(
-                f"training samples: expected at least one for each of {processes} processes, found {len(train.items)}"
-            )
+        if (count := len(train.source.lengths)) < processes:
+            raise DataError(f"training sources: expected at least one for each of {processes} processes, found {count}")
         needed = ids if settings.loss == "trie_softmax" else {}
         tries = {name: build_trie(tokens).to(accelerator.device) for name, tokens in needed.items()}
         self.valid_tries = _chosen(tries, validation.samples.names)
@@ -267,7 +265,7 @@ class Training:
         sums = torch.zeros(3, device=self.accelerator.device)  # token losses, tokens, L_implicit
         for number, batches in enumerate(told, start=epoch * len(steps)):
             rate = _set_rate(self.optimizer, number, steps=self.settings.epochs * len(steps), settings=self.settings)
-            tokens_in_all = sum(int(self.samples.target.lengths_of(rows).sum()) for rows in batches)
+            tokens_in_all = sum(map(self.samples.tokens, batches))
             divisors = [self._number(each) for each in (tokens_in_all, len(batches) * self.processes)]
             for rows in batches:
                 batch, distinct = self._batch(rows, masking)
@@ -301,20 +299,19 @@ class Training:
         return torch.full((), float(number), device=self.accelerator.device)
 
     def _batch(self, rows: Tensor, masking: torch.Generator) -> tuple[Batch, Tensor]:
-        """Return this process's part of the batch of rows, with modalities hidden, and the items to be aligned.
+        """Return this process's part of the batch of sources rows, modalities hidden, and the items to be aligned.
 
         Those are the distinct target items of the whole batch, whose every item is a negative of each other one. What
         is asked of the samples is asked on the CPU, so that a GPU is waited for only where modalities are hidden.
         """
         device = self.accelerator.device
         own = rows[self.process :: self.processes]
-        source, target = (int(lists.lengths_of(own).max()) for lists in (self.samples.source, self.samples.target))
-        batch = self.train.batch(own.to(device, non_blocking=True), widths=(source, target))
+        batch = self.train.batch(own.to(device, non_blocking=True), self.samples.widths(own))
         share = self.settings.modality_masking
         masked = hide_modalities(batch.source, self.token_modalities, share=share, generator=masking)
-        distinct = self.samples.items[rows].unique() if self.losses.aligns else rows[:0]
+        distinct = self.samples.distinct_items(rows) if self.losses.aligns else rows[:0]
         if device.type == "cuda":
-            distinct = torch.nn.functional.pad(distinct, (0, -len(distinct) % ROOM), value=ABSENT)
+            distinct = torch.nn.functional.pad(distinct, (0, -len(distinct) % ROOM), value=NONE)
         return batch._replace(source=masked), distinct.to(device, non_blocking=True)
 
     def _add_gradients(self, *tensors: Tensor) -> Tensor:

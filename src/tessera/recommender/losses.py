@@ -8,14 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
-from tessera.recommender.batches import Batch
+from tessera.recommender.batches import NONE, Batch
 from tessera.recommender.beam import log_probabilities_among
 from tessera.recommender.network import HIDDEN, Network
 from tessera.recommender.trie import Trie, children_of, path_of
 from tessera.recommender.vocabulary import PAD
-
-#: Among items whose IDs are to be aligned: no item, but room for one.
-ABSENT: Final = -1
 
 #: What cross_entropy takes for a row without a class, which counts for nothing.
 NO_CLASS: Final = -100
@@ -31,7 +28,7 @@ def token_losses(model: T5ForConditionalGeneration, batch: Batch, tries: Sequenc
 
 
 def softmax_losses(model: T5ForConditionalGeneration, source: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of -log p(token) over all target tokens; source (B, T) and target (B, T') are padded with PAD."""
+    """Return the sum of -log p(token) over all target tokens; source (B, T) and target (B R, T') end with PAD."""
     network = Network(model)
     decoder_input = nn.functional.pad(target[:, :-1], (1, 0), value=PAD)
     logits = network.logits(network.decode(decoder_input, network.encode(source)))
@@ -55,7 +52,7 @@ def trie_losses(model: T5ForConditionalGeneration, batch: Batch, tries: Sequence
     decoder_input = nn.functional.pad(batch.target[:, :-2], (1, 0), value=PAD)
     finished = network.decode(decoder_input, network.encode(batch.source))
     losses = [
-        _path_losses(network, finished, trie, batch.items).masked_fill(batch.told != place, 0)
+        _path_losses(network, finished, trie, batch.items.clamp(min=0)).masked_fill(batch.told != place, 0)
         for place, trie in enumerate(tries)
     ]
     return torch.stack(losses).sum()
@@ -67,12 +64,12 @@ def implicit_alignment(
     """Return L_implicit of MACRec (arXiv 2511.15122): how far the encoder's states of an item's IDs are apart.
 
     ids maps a modality to the tokens (N, L) of all items; items (I,) are distinct, at least one, and among them
-    ABSENT stands for none. Per pair of modalities: symmetric InfoNCE over cosine similarities of mean-pooled encoder
+    NONE stands for none. Per pair of modalities: symmetric InfoNCE over cosine similarities of mean-pooled encoder
     states, where row i of one modality belongs to row i of the other. Pairs of modalities are averaged.
     """
     states = [_pooled(model, tokens[items.clamp(min=0)]) for tokens in ids.values()]
     losses = [
-        symmetric_info_nce(one, other, temperature=temperature, absent=items == ABSENT)
+        symmetric_info_nce(one, other, temperature=temperature, absent=items == NONE)
         for one, other in combinations(states, 2)
     ]
     return torch.stack(losses).mean()
@@ -146,7 +143,7 @@ class TrainingLosses(nn.Module):
         tokens = token_losses(self.model, batch, self.tries)
         if not self.aligns:
             return tokens, tokens.new_zeros(())
-        items = batch.items.unique() if distinct is None else distinct
+        items = batch.items[batch.items > NONE].unique() if distinct is None else distinct
         return tokens, implicit_alignment(self.model, self.ids, items, temperature=self.temperature)
 
 

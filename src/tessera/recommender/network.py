@@ -5,7 +5,8 @@ queries, keys and values come from one product, what follows a product changes i
 16 random bits an element where `torch` on a CPU draws a float one by one, which takes longer than the products. Feed-
 forward layers are those of the paper, with a ReLU.
 
-Letters: B samples, T source tokens, T' target tokens, D width of the model, H heads, d width of a head.
+Letters: B sources, R samples of each, T source tokens, T' target tokens, D width of the model, H heads, d width of a
+head.
 """
 
 from typing import Any, NamedTuple
@@ -63,7 +64,10 @@ class Network:
         return torch.zeros(source.shape, device=source.device).masked_fill_(source == PAD, HIDDEN)[:, None, None]
 
     def decode(self, tokens: Tensor, encoded: Encoded) -> Tensor:
-        """Return what stands before the output layer (B, T', D) for the decoder's inputs tokens (B, T')."""
+        """Return what stands before the output layer (B R, T', D) for the decoder's inputs tokens (B R, T').
+
+        Rows b R ... b R + R - 1 read source b.
+        """
         length = tokens.shape[1]
         future = torch.full((length, length), HIDDEN, device=tokens.device).triu(1)
         bias = relative_bias(self.decoder, length) + future  # (1, H, T', T')
@@ -99,11 +103,12 @@ class Network:
         return self._heads(linear(encoded.states, weights), parts=2)
 
     def attend_to_source(self, layer: Any, states: Tensor, keys_and_values: list[Tensor], hidden: Tensor) -> Tensor:
-        """Return states (B, T', D) after a cross-attention layer."""
+        """Return states (B R, T', D) after a cross-attention layer; keys and values are of B sources."""
         attention = layer.EncDecAttention
         queries = linear(normed(states, layer.layer_norm), attention.q.weight)
-        attended = self.attended(*self._heads(queries, parts=1), *keys_and_values, bias=hidden)
-        return self.added(states, attended, attention.o)
+        together = queries.reshape(len(hidden), -1, queries.shape[2])  # (B, R T', H d)
+        attended = self.attended(*self._heads(together, parts=1), *keys_and_values, bias=hidden)
+        return self.added(states, attended.view_as(queries), attention.o)
 
     def attended(self, queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor) -> Tensor:
         """Return the attended values (B, T', H * d); bias is added to the scores, which T5 does not scale."""

@@ -61,7 +61,7 @@ def loss_sums(
 
     tries, one for each of the samples' names, are those of token_losses.
     """
-    sums, mine = torch.zeros(2, device=model.device), share.of(len(samples.items))
+    sums, mine = torch.zeros(2, device=model.device), share.of(len(samples.source.lengths))
     for rows in batches_by_length(samples.source.lengths[mine], batch_size=batch_size):
         batch = samples.batch(mine[rows]).to(model.device)
         sums += torch.stack([token_losses(model, batch, tries), (batch.target != PAD).sum()])
