@@ -27,7 +27,6 @@ from statistics import median
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 import typer
 from instruments import MAX_HISTORY, Instruments, instruments
@@ -89,7 +88,9 @@ class Where(NamedTuple):
 def main(
     to: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
     full: Annotated[bool, typer.Option("--full", help="A larger batch, too.")] = False,
-    batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Samples a step.")] = None,
+    batch_sizes: Annotated[
+        list[int] | None, typer.Option("--batch-size", help="Sources a step, samples of the peer.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps of ours in a run; the peer makes an eighth of them.")] = 16,
     runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
     taught: Annotated[int, typer.Option(help="Further targets of each history.")] = 0,
@@ -115,7 +116,7 @@ def training_samples(data: Instruments, known: Vocabularies, taught: int = 0) ->
     count = len(histories(data.interactions, split="train", max_history=MAX_HISTORY).targets)
     items = len(next(iter(data.codes.values())))
     tables = found(taught=np.random.default_rng(0).integers(0, items, (count, taught), np.int32))
-    return samples_of(pl.concat([table for _, table in tables]))
+    return samples_of(*(table for _, table in tables))
 
 
 def compared(

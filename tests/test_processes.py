@@ -24,6 +24,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 BASE = SMALL | {
     "dataset.users": 81,  # an odd number, so that two processes have unequal shares
     "corpus.tasks": ["history text -> text", "history image -> image"],
+    "corpus.teacher": "itemknn",  # so that sources have several targets, not all as many
+    "corpus.taught": 2,
     "t5.epochs": 4,
     "t5.batch_size": 32,
     "t5.lambda_implicit": 0.0,

@@ -87,11 +87,13 @@ IDS: Schema = {
     "moved": pl.Boolean,
 }
 
-#: build_corpus: one sample a row; `item` is the target, `user` is null in item tasks.
+#: build_corpus: one sample a row; `item` is the target, `user` is null in item tasks. Where a teacher named the target
+#: it is `taught`, and the row before is of the same history.
 CORPUS: Schema = {
     "user": pl.UInt32,
     "task": pl.String,
     "item": pl.UInt32,
+    "taught": pl.Boolean,
     "source": pl.List(pl.UInt16),
     "target": pl.List(pl.UInt16),
 }

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from tessera.recommender.batches import (
     Rows,
+    Samples,
     batches_by_length,
     cut_into_batches,
     gathered_samples,
@@ -125,7 +126,7 @@ def test_what_a_history_has_as_targets_has_one_source(world):
         assert torch.equal(is_one, batch.items >= 0)
         assert not batch.target[~is_one].any()
         assert samples.tokens(some) == int((batch.target > 0).sum())
-        assert samples.distinct_items(some).tolist() == sorted(set(batch.items[is_one].tolist()))
+        assert samples.distinct_items(some).tolist() == sorted(set(batch.items[::each].tolist()))
         found += [
             ([token for token in source.tolist() if token], [token for token in target.tolist() if token], int(item))
             for source, target, item in zip(own[is_one], batch.target[is_one], batch.items[is_one], strict=True)
@@ -133,15 +134,31 @@ def test_what_a_history_has_as_targets_has_one_source(world):
     assert sorted(found) == sorted(here.train.select("source", "target", "item").rows())
 
 
-def test_neither_items_nor_users_nor_tasks_share_a_source():
-    schema = {"user": pl.UInt32, "task": pl.String, "item": pl.UInt32, "source": pl.List(pl.UInt16)}
-    one, other = "history text -> text", "history text -> image"
-    rows = [(0, one, 5, [4]), (0, one, 6, [4]), (0, one, 7, [5]), (0, one, 7, [5, 5]), (0, other, 7, [5, 5])]
-    rows += [(1, other, 5, [5, 5]), (1, other, 6, [5, 5]), (None, "item text -> image", 5, [4])]
-    rows += [(None, "item text -> image", 6, [4])]
-    table = pl.DataFrame(rows, schema=schema, orient="row").with_columns(target="source")
-    assert samples_of(table).firsts.tolist() == [0, 2, 3, 4, 5, 7, 8, 9]
-    assert samples_of(table).source.lengths.tolist() == [1, 1, 2, 2, 2, 1, 1]
+def test_sources_are_those_of_own_targets_however_alike_and_wherever_tables_end():
+    rows = [(5, False, [4]), (6, True, [4]), (7, False, [4]), (8, False, [9, 9]), (5, True, [9, 9]), (6, True, [9, 9])]
+    schema = {"item": pl.UInt32, "taught": pl.Boolean, "source": pl.List(pl.UInt16)}
+    table = pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+        task=pl.lit("history text -> text"), target="source"
+    )
+    for tables in ([table], [table[:1], table[1:4], table[4:5], table[5:]]):
+        samples = samples_of(*tables)
+        assert samples.firsts.tolist() == [0, 2, 3, 6]
+        assert samples.source.lengths.tolist() == [1, 1, 2]
+        assert samples.distinct_items(torch.tensor([0, 2])).tolist() == [5, 8]
+        assert samples.distinct_items(torch.tensor([0, 1, 0])).tolist() == [5, 7]
+
+
+def test_a_batch_on_a_gpu_is_made_without_waiting_for_it():
+    with FakeTensorMode():
+        places = torch.zeros(4, dtype=torch.int64, device="cuda")
+        lists = Rows(torch.zeros(9, dtype=torch.int32, device="cuda"), places)
+        samples = Samples(lists, places, lists, places[:3], places[:3], ("text",))
+        sources = torch.zeros(2, dtype=torch.int64, device="cuda")
+        batch = samples.batch(sources, (5, 3, 4))
+        with pytest.raises(DataDependentOutputException):
+            samples.batch(sources)
+    assert [tuple(table.shape) for table in batch] == [(2, 5), (6, 4), (6,), (6,)]
+    assert {table.device.type for table in batch} == {"cuda"}
 
 
 def test_no_samples_tell_nothing(world):

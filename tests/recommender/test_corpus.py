@@ -79,6 +79,20 @@ def test_each_further_target_is_a_sample_of_each_history_task():
     assert len(found["item image -> text"]) == len(CODES["text"])
 
 
+def test_what_a_teacher_named_is_told_from_what_the_user_took():
+    tables = samples(
+        interactions([0, 1, 2, 3, 4], [2, 1, 3, 0]),
+        CODES,
+        vocabulary(),
+        split="train",
+        max_history=20,
+        taught=np.array([[4, 0], [-1, 4], [-1, -1]]),
+    )
+    told = {str(task): table["taught"].to_list() for task, table in tables}
+    assert told["history text -> text"] == told["history text -> image"] == [False, True, True, False, True, False]
+    assert told["item image -> text"] == [False] * 5
+
+
 def test_tasks_that_share_histories_share_further_targets():
     sequences = [list(np.random.default_rng(seed).integers(0, 5, 8)) for seed in range(30)]
     tasks = ["history text ~> image", "history image ~> text", "history text -> text"]
@@ -105,12 +119,15 @@ def test_further_targets_of_other_histories_are_refused():
         made("train", [0, 1, 2, 3, 4], taught=np.zeros((3, 1), np.int32))
 
 
-@pytest.mark.parametrize("block", [1, 2, 3])
-def test_tables_of_few_samples_hold_those_of_large_ones(monkeypatch, block):
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+@pytest.mark.parametrize("taught", [None, np.array([[4, 0], [-1, 4], [1, -1], [2, 3], [-1, -1]])])
+def test_tables_of_few_samples_hold_those_of_large_ones(monkeypatch, block, taught):
     sequences = [0, 1, 2, 3, 4], [4, 2, 0, 1], [3, 3, 1, 2, 0]
-    whole = made("train", *sequences)
+    tasks = [*TASKS, "history text ~> image", "history image ~> text"]
+    whole = made("train", *sequences, tasks=tasks, taught=taught)
     monkeypatch.setattr(corpus, "BLOCK", block)
-    assert made("train", *sequences) == whole
+    assert made("train", *sequences, tasks=tasks, taught=taught) == whole
+    assert len(whole["history text -> text"]) == (5 if taught is None else 11)
 
 
 def test_validation_and_test_samples_by_hand():

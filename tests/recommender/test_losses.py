@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tessera.recommender.batches import NONE, Batch, Samples, samples_of
+from tessera.recommender.batches import Batch, Samples, samples_of
 from tessera.recommender.beam import beam_search
+from tessera.recommender.lists import NOTHING
 from tessera.recommender.losses import (
     TrainingLosses,
     implicit_alignment,
@@ -110,7 +111,7 @@ def test_room_for_items_that_are_absent_changes_no_alignment(world, model, place
     here = world()
     network, ids = model(here).eval(), {name: table.long() for name, table in here.ids().items()}
     items = torch.tensor([3, 9, 20, 1])
-    roomy = torch.full((8,), NONE)
+    roomy = torch.full((8,), NOTHING)
     roomy[places] = items
     alone, among_none = (implicit_alignment(network, ids, each, temperature=0.1) for each in (items, roomy))
     torch.testing.assert_close(among_none, alone)
@@ -139,6 +140,14 @@ def test_repeated_target_items_count_once(world, model):
     assert torch.allclose(once, repeated)
     assert torch.equal(once, losses(batch, batch.items)[1])
     assert not torch.allclose(once, losses(batch, batch.items[:4])[1])
+
+
+def test_what_a_teacher_named_is_not_aligned(world, model):
+    losses = TrainingLosses(model(world()), world().ids(), lambda_implicit=1.0, temperature=0.1).eval()
+    plain, taught = world().samples(), world(taught=3).samples()
+    sources = torch.arange(0, len(plain.items), 31)
+    assert len(taught.batch(sources).items) > len(sources)
+    assert torch.equal(losses(taught.batch(sources))[1], losses(plain.batch(sources))[1])
 
 
 def with_joined_ids(here) -> tuple[Samples, dict[str, np.ndarray]]:

@@ -27,10 +27,11 @@ REPLAYED = {"batch_size": 40, "epochs": 6}
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-def test_the_losses_of_a_batch_are_those_of_the_cpu(world, model, constrained):
-    here = world()
+@pytest.mark.parametrize("taught", [0, 3])
+def test_the_losses_of_a_batch_are_those_of_the_cpu(world, model, constrained, taught):
+    here = world(taught=taught)
     samples = here.samples()
-    batch = samples.batch(torch.arange(0, len(samples.items), 5))
+    batch = samples.batch(torch.arange(0, len(samples.source.lengths), 5))
     found = []
     for device in (torch.device("cpu"), GPU):
         tries = [build_trie(here.tokens[name]).to(device) for name in samples.names] if constrained else []
@@ -91,10 +92,10 @@ def test_the_same_seed_gives_the_same_weights(world, model, precision):
 
 
 @pytest.mark.usefixtures("_no_accelerator")
-@pytest.mark.parametrize("loss", ["softmax", "trie_softmax"])
-def test_what_is_replayed_is_what_the_function_does(world, model, monkeypatch, loss):
+@pytest.mark.parametrize(("loss", "taught"), [("softmax", 0), ("trie_softmax", 0), ("trie_softmax", 3)])
+def test_what_is_replayed_is_what_the_function_does(world, model, monkeypatch, loss, taught):
     """Kernel by kernel as it is written, or from CUDA graphs: the same weights, dropout and all."""
-    here = world()
+    here = world(taught=taught)
     changes = REPLAYED | {"loss": loss}
     replays = []
     monkeypatch.setattr(Replayed, "__call__", counted(Replayed.__call__, replays))

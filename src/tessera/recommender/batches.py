@@ -1,7 +1,7 @@
 """Samples as flat tensors, and batches of them cut and padded without a Python object per sample."""
 
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -9,11 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tessera.recommender.lists import NOTHING
 from tessera.recommender.vocabulary import PAD
 from tessera.tasks import Task
-
-#: Instead of a sample, an item or what an ID is of: there is none.
-NONE: Final = -1
 
 LISTS = ("source", "target")
 """The columns of a corpus table that hold tokens."""
@@ -46,21 +44,21 @@ class Rows(NamedTuple):
         return self.offsets[rows + 1] - self.offsets[rows]
 
     def places(self, rows: Tensor, *, width: int | None = None) -> Tensor:
-        """Return where in values the rows (B,) are, (B, T), NONE after the end of the shorter ones and in a row NONE.
+        """Return where in values the rows (B,) are, (B, T), NOTHING after their ends and for a row that is NOTHING.
 
         T is at least 1. width is T where it is known before: a GPU would have to be waited for to find it out.
         """
         rows = rows.to(self.offsets.device)
-        starts, lengths = self.offsets[rows], self.lengths_of(rows)  # of the row NONE, from the end to 0, below 0
+        starts, lengths = self.offsets[rows], self.lengths_of(rows)  # of NOTHING, from the end to 0: below 0
         steps = torch.arange(max(1, int(lengths.max())) if width is None else width, device=rows.device)
-        return torch.where(steps < lengths[:, None], starts[:, None] + steps, NONE)
+        return torch.where(steps < lengths[:, None], starts[:, None] + steps, NOTHING)
 
     def padded(self, rows: Tensor, *, filler: int = PAD, width: int | None = None) -> Tensor:
         """Return the rows (B,) as one table (B, T), with filler where `places`, of that width, have none."""
         places = self.places(rows, width=width)
         if not len(self.values):
             return torch.full_like(places, filler)
-        return torch.where(places > NONE, self.values[places].long(), filler)
+        return torch.where(places > NOTHING, self.values[places].long(), filler)
 
 
 class Batch(NamedTuple):
@@ -77,10 +75,10 @@ class Batch(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A corpus table as tensors; S samples of G sources. A teacher's targets of a history have one source."""
+    """A corpus table as tensors; S samples of G sources. What a teacher named for a history has its source."""
 
     source: Rows  # G of them
-    firsts: Tensor  # (G + 1,) the first sample of each source, and S
+    firsts: Tensor  # (G + 1,) the first sample of each source, which has its own target, and S
     target: Rows  # S of them
     items: Tensor  # (S,) the target items
     told: Tensor  # (S,) place in names of what the target is an ID of
@@ -92,13 +90,13 @@ class Samples(NamedTuple):
         return Samples(source, self.firsts.to(device), target, self.items.to(device), self.told.to(device), self.names)
 
     def of(self, sources: Tensor, *, width: int | None = None) -> Tensor:
-        """Return the samples (B, R) of sources (B,), NONE where one has fewer; width is R where that is known."""
+        """Return the samples (B, R) of sources (B,), NOTHING where one has fewer; width is R where that is known."""
         return Rows(self.items, self.firsts).places(sources, width=width)
 
     def widths(self, sources: Tensor) -> tuple[int, int, int]:
         """Return what `batch` needs to know of sources (B,): their length T, how many samples R each, and T'."""
         samples = self.of(sources)
-        lengths = self.target.lengths_of(samples[samples > NONE])
+        lengths = self.target.lengths_of(samples[samples > NOTHING])
         return int(self.source.lengths_of(sources).max()), samples.shape[1], int(lengths.max())
 
     def tokens(self, sources: Tensor) -> int:
@@ -106,9 +104,8 @@ class Samples(NamedTuple):
         return int((self.target.offsets[self.firsts[sources + 1]] - self.target.offsets[self.firsts[sources]]).sum())
 
     def distinct_items(self, sources: Tensor) -> Tensor:
-        """Return the target items of sources (B,), each once."""
-        samples = self.of(sources)
-        return self.items[samples[samples > NONE]].unique()
+        """Return the own target items of sources (B,), each once: not those that a teacher named."""
+        return self.items[self.firsts[sources]].unique()
 
     def batch(self, sources: Tensor, widths: tuple[int, int, int] | None = None) -> Batch:
         """Return the sources (B,) with their samples; a GPU would have to be waited for to find their widths out."""
@@ -117,7 +114,7 @@ class Samples(NamedTuple):
         return Batch(
             self.source.padded(sources, width=length),
             self.target.padded(samples, width=target_length),
-            *(torch.where(samples > NONE, table[samples], NONE) for table in (self.items, self.told)),
+            *(torch.where(samples > NOTHING, table[samples], NOTHING) for table in (self.items, self.told)),
         )
 
 
@@ -148,7 +145,7 @@ class InMemory:
 
 
 def samples_of(*corpus: pl.DataFrame) -> Samples:
-    """Return the samples of corpus tables (columns task, item, source and target)."""
+    """Return the samples of corpus tables (columns task, item, taught, source and target)."""
     return gathered_samples(corpus, InMemory)
 
 
@@ -160,10 +157,10 @@ def gathered_samples(tables: Iterable[pl.DataFrame], gather: Callable[[], Gather
     for table in tables:
         if table.is_empty():
             continue
-        sources = rows_of(table["source"])
-        is_first = _begin_sources(table, sources)
+        is_first = ~table["taught"]
         firsts.append(np.flatnonzero(is_first) + sum(map(len, items)))
-        for name, rows in zip(LISTS, (sources.take(is_first.nonzero()[:, 0]), rows_of(table["target"])), strict=True):
+        for name, lists in zip(LISTS, (table["source"].filter(is_first), table["target"]), strict=True):
+            rows = rows_of(lists)
             lengths[name].append(rows.lengths.numpy())
             tokens[name].add(rows.values.numpy())
         items.append(table["item"].to_numpy().astype(np.int64))
@@ -180,23 +177,6 @@ def gathered_samples(tables: Iterable[pl.DataFrame], gather: Callable[[], Gather
     own = np.concatenate(items)
     starts = np.append(np.concatenate(firsts), len(own))
     return Samples(source, torch.from_numpy(starts), target, torch.from_numpy(own), torch.from_numpy(places), names)
-
-
-def _begin_sources(table: pl.DataFrame, sources: Rows) -> Tensor:
-    """Return which of the samples of a corpus table (S,) have another user, task or source than the one before.
-
-    Items of one ID have one source, too, but belong to no user: each is a source of its own.
-    """
-    as_before = [table[name] == table[name].shift() for name in ("user", "task")]
-    lengths = sources.lengths
-    alike = torch.from_numpy((as_before[0] & as_before[1]).fill_null(value=False).to_numpy())
-    alike &= lengths == lengths.roll(1)
-    rows = alike.nonzero()[:, 0]
-    one, other = sources.take(rows), sources.take(rows - 1)
-    differing = nn.functional.pad((one.values != other.values).cumsum(0), (1, 0))[one.offsets].diff()
-    begins = torch.ones(len(lengths), dtype=torch.bool)
-    begins[rows[differing == 0]] = False
-    return begins
 
 
 def rows_of(lists: pl.Series) -> Rows:

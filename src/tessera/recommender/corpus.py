@@ -54,6 +54,14 @@ class Histories(NamedTuple):
         return Histories(self.items, self.users[samples], self.targets[samples], self.lengths[samples])
 
 
+class Told(NamedTuple):
+    """Targets of histories, those of one side by side, its own first; S samples."""
+
+    histories: NDArray[np.int64]  # (S,)
+    items: NDArray[np.uint32]  # (S,)
+    is_taught: NDArray[np.bool_]  # (S,) whether a teacher named the item
+
+
 class Ragged(NamedTuple):
     """Lists of unequal length: row i is values[offsets[i] : offsets[i + 1]]."""
 
@@ -117,11 +125,11 @@ def samples(
     max_history: int,
     taught: NDArray[np.int32] | None = None,
 ) -> Iterator[tuple[Task, pl.DataFrame]]:
-    """Yield each task with tables of its samples: user, task, item (the target), source and target tokens.
+    """Yield each task with tables of its samples: user, task, item (the target), taught, source and target tokens.
 
     A table holds at most BLOCK of them. codes maps a modality to its codes (N, L), row i those of item i. Item tasks
     belong to the training split alone. taught (S, R) has further targets for each of the split's histories, negative
-    where there is none.
+    where there is none; the column tells these from the own ones.
 
     Raises DataError where the split has no sample that a task could tell.
     """
@@ -134,46 +142,51 @@ def samples(
         raise ValueError(f"taught: expected a row for each of {len(found.targets)} histories, found {len(further)}")
     for task in vocabulary.tasks:
         if task.kind == "history":
-            rows, targets = _told(task, found, further)
-            for block in _blocks(len(rows)):
-                mine = rows[block]
-                yield task, _history_samples(task, found.block(mine), targets[block], tokens, vocabulary)
+            is_drawn = _drawn(task, len(found.targets))
+            for block in _blocks(len(found.targets), most=max(1, BLOCK // (1 + further.shape[1]))):
+                of_block = found.block(block)
+                told = _told(of_block, further[block], is_drawn=is_drawn[block])
+                if len(told.items):
+                    yield task, _history_samples(task, of_block, told, tokens, vocabulary)
         elif split == "train":
-            for block in _blocks(len(tokens[task.source])):
+            for block in _blocks(len(tokens[task.source]), most=BLOCK):
                 yield task, _item_samples(task, block, tokens, vocabulary)
 
 
-def _told(task: Task, found: Histories, further: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-    """Return the histories that are samples of task, once for each target, and that: their own, then further (S, R)."""
+def _told(found: Histories, further: NDArray[np.int32], *, is_drawn: NDArray[np.bool_]) -> Told:
+    """Return what the histories that are drawn (S,) are told: their own targets, and the further ones (S, R)."""
     targets = np.column_stack([found.target_items.astype(np.int64), further])
-    is_told = targets >= 0
-    if task.is_shared:
-        is_told &= _drawn(task, len(targets))[:, None]
-    return np.nonzero(is_told)[0], targets[is_told].astype(np.uint32)
+    is_told = (targets >= 0) & is_drawn[:, None]
+    rows, columns = np.nonzero(is_told)
+    return Told(rows, targets[is_told].astype(np.uint32), columns > 0)
 
 
 def _drawn(task: Task, count: int) -> NDArray[np.bool_]:
-    """Return which of so many histories are samples of task, and not of the one that shares them with it.
+    """Return which of so many histories are samples of task: all, or those that the task it shares them with has not.
 
     The draws are the same for both and for all seeds. In MQL4GRec's released code they are made anew in each epoch.
     """
+    if not task.is_shared:
+        return np.ones(count, np.bool_)
     draws = np.random.default_rng(0).random(count) < 1 / 2
     return draws if task.source < task.target else ~draws
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
+def _blocks(count: int, *, most: int) -> Iterator[slice]:
+    return (slice(start, min(start + most, count)) for start in range(0, count, most))
 
 
 def _history_samples(
-    task: Task, found: Histories, items: NDArray[np.uint32], tokens: Mapping[str, Tokens], vocabulary: Vocabulary
+    task: Task, found: Histories, told: Told, tokens: Mapping[str, Tokens], vocabulary: Vocabulary
 ) -> pl.DataFrame:
+    mine = found.block(told.histories)
     return _table(
         task,
-        users=found.users,
-        items=items,
-        source=history_sources(task, found.before, found.lengths, tokens, vocabulary),
-        target=_ended(tokens[task.target][items]),
+        users=mine.users,
+        items=told.items,
+        is_taught=told.is_taught,
+        source=history_sources(task, mine.before, mine.lengths, tokens, vocabulary),
+        target=_ended(tokens[task.target][told.items]),
     )
 
 
@@ -195,6 +208,7 @@ def _item_samples(task: Task, items: slice, tokens: Mapping[str, Tokens], vocabu
         task,
         users=None,
         items=np.arange(items.start, items.stop, dtype=np.uint32),
+        is_taught=np.zeros(len(source), np.bool_),
         source=_framed(vocabulary.prefix(task), source.ravel(), np.full(len(source), source.shape[1])),
         target=_ended(tokens[task.target][items]),
     )
@@ -227,7 +241,13 @@ def _ended(tokens: Tokens) -> Ragged:
 
 
 def _table(
-    task: Task, *, users: NDArray[np.uint32] | None, items: NDArray[np.uint32], source: Ragged, target: Ragged
+    task: Task,
+    *,
+    users: NDArray[np.uint32] | None,
+    items: NDArray[np.uint32],
+    is_taught: NDArray[np.bool_],
+    source: Ragged,
+    target: Ragged,
 ) -> pl.DataFrame:
     return pl.DataFrame(
         {
@@ -236,6 +256,7 @@ def _table(
             else pl.Series([None] * len(items), dtype=pl.UInt32),
             "task": pl.repeat(str(task), len(items), dtype=pl.String, eager=True),
             "item": pl.Series(items, dtype=pl.UInt32),
+            "taught": pl.Series(is_taught, dtype=pl.Boolean),
             "source": _list_series(source),
             "target": _list_series(target),
         }

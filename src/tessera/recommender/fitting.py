@@ -1,6 +1,6 @@
 """Train the T5: batches, steps, looks at the validation split, early stopping, and checkpoints to go on from.
 
-All randomness of an epoch (order of samples, dropout, hidden modalities) follows from the seed, the epoch and the
+All randomness of an epoch (order of sources, dropout, hidden modalities) follows from the seed, the epoch and the
 process, so a training that was killed and resumed ends with the same weights as one that was not.
 """
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from tessera.errors import CheckpointError, DataError, ParamsError
-from tessera.recommender.batches import NONE, Batch, Samples, cut_into_batches, hide_modalities
+from tessera.recommender.batches import Batch, Samples, cut_into_batches, hide_modalities
 from tessera.recommender.gradients import Gradients, replayed
+from tessera.recommender.lists import NOTHING
 from tessera.recommender.losses import Alignment, TrainingLosses
 from tessera.recommender.ranking import Share
 from tessera.recommender.trie import Trie, build_trie
@@ -301,7 +302,7 @@ class Training:
     def _batch(self, rows: Tensor, masking: torch.Generator) -> tuple[Batch, Tensor]:
         """Return this process's part of the batch of sources rows, modalities hidden, and the items to be aligned.
 
-        Those are the distinct target items of the whole batch, whose every item is a negative of each other one. What
+        Those are the distinct own targets of the whole batch, whose every item is a negative of each other one. What
         is asked of the samples is asked on the CPU, so that a GPU is waited for only where modalities are hidden.
         """
         device = self.accelerator.device
@@ -311,7 +312,7 @@ class Training:
         masked = hide_modalities(batch.source, self.token_modalities, share=share, generator=masking)
         distinct = self.samples.distinct_items(rows) if self.losses.aligns else rows[:0]
         if device.type == "cuda":
-            distinct = torch.nn.functional.pad(distinct, (0, -len(distinct) % ROOM), value=NONE)
+            distinct = torch.nn.functional.pad(distinct, (0, -len(distinct) % ROOM), value=NOTHING)
         return batch._replace(source=masked), distinct.to(device, non_blocking=True)
 
     def _add_gradients(self, *tensors: Tensor) -> Tensor:

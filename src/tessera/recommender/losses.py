@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
-from tessera.recommender.batches import NONE, Batch
+from tessera.recommender.batches import Batch
 from tessera.recommender.beam import log_probabilities_among
+from tessera.recommender.lists import NOTHING
 from tessera.recommender.network import HIDDEN, Network
 from tessera.recommender.trie import Trie, children_of, path_of
 from tessera.recommender.vocabulary import PAD
@@ -28,7 +29,7 @@ def token_losses(model: T5ForConditionalGeneration, batch: Batch, tries: Sequenc
 
 
 def softmax_losses(model: T5ForConditionalGeneration, source: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of -log p(token) over all target tokens; source (B, T) and target (B R, T') end with PAD."""
+    """Return the sum of -log p(token) over all target tokens; PAD fills up source (B, T) and target (B R, T')."""
     network = Network(model)
     decoder_input = nn.functional.pad(target[:, :-1], (1, 0), value=PAD)
     logits = network.logits(network.decode(decoder_input, network.encode(source)))
@@ -64,12 +65,12 @@ def implicit_alignment(
     """Return L_implicit of MACRec (arXiv 2511.15122): how far the encoder's states of an item's IDs are apart.
 
     ids maps a modality to the tokens (N, L) of all items; items (I,) are distinct, at least one, and among them
-    NONE stands for none. Per pair of modalities: symmetric InfoNCE over cosine similarities of mean-pooled encoder
+    NOTHING stands for none. Per pair of modalities: symmetric InfoNCE over cosine similarities of mean-pooled encoder
     states, where row i of one modality belongs to row i of the other. Pairs of modalities are averaged.
     """
     states = [_pooled(model, tokens[items.clamp(min=0)]) for tokens in ids.values()]
     losses = [
-        symmetric_info_nce(one, other, temperature=temperature, absent=items == NONE)
+        symmetric_info_nce(one, other, temperature=temperature, absent=items == NOTHING)
         for one, other in combinations(states, 2)
     ]
     return torch.stack(losses).mean()
@@ -136,14 +137,14 @@ class TrainingLosses(nn.Module):
         self.aligns = bool(lambda_implicit) and len(self.ids) >= 2  # noqa: PLR2004
 
     def forward(self, batch: Batch, distinct: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the summed token losses of batch, and L_implicit of its distinct target items.
+        """Return the summed token losses of batch, and L_implicit of the distinct items that are its own targets.
 
         These are given where they are known: a GPU would have to be waited for to find them out.
         """
         tokens = token_losses(self.model, batch, self.tries)
         if not self.aligns:
             return tokens, tokens.new_zeros(())
-        items = batch.items[batch.items > NONE].unique() if distinct is None else distinct
+        items = batch.items.view(len(batch.source), -1)[:, 0].unique() if distinct is None else distinct
         return tokens, implicit_alignment(self.model, self.ids, items, temperature=self.temperature)
 
 
