@@ -25,6 +25,7 @@ ORDER = (
     "collisions",
     "corpus",
     "train",
+    "train_taught",
     "train_gpu",
     "rank",
     "rank_gpu",
@@ -59,7 +60,7 @@ def table(documents: Sequence[dict[str, Any]]) -> str:
     on_each = dict[str, list[str]]()
     for document in documents:
         on_each.setdefault(named(document["machine"]), []).append(document["benchmark"])
-    told = [f"- {machine}: {', '.join(benchmarks)}" for machine, benchmarks in sorted(on_each.items())]
+    told = [f"- {machine}: {', '.join(dict.fromkeys(benchmarks))}" for machine, benchmarks in sorted(on_each.items())]
     return "\n".join([*lines, "", "Measured on, so that rates compare within one of them alone:", "", *told])
 
 

@@ -57,7 +57,7 @@ class Histories(NamedTuple):
 class Told(NamedTuple):
     """Targets of histories, those of one side by side, its own first; S samples."""
 
-    histories: NDArray[np.int64]  # (S,)
+    histories: Selection  # (S,)
     items: NDArray[np.uint32]  # (S,)
     is_taught: NDArray[np.bool_]  # (S,) whether a teacher named the item
 
@@ -155,6 +155,8 @@ def samples(
 
 def _told(found: Histories, further: NDArray[np.int32], *, is_drawn: NDArray[np.bool_]) -> Told:
     """Return what the histories that are drawn (S,) are told: their own targets, and the further ones (S, R)."""
+    if not further.shape[1] and is_drawn.all():  # nothing to be looked for
+        return Told(slice(None), found.target_items, np.zeros(len(found.targets), np.bool_))
     targets = np.column_stack([found.target_items.astype(np.int64), further])
     is_told = (targets >= 0) & is_drawn[:, None]
     rows, columns = np.nonzero(is_told)
