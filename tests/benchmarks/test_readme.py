@@ -38,7 +38,7 @@ def results(tmp_path):
         machine = {"processor": "A processor", "cores": 2, "memory_gib": 24}
         machine |= {"gpu": "A GPU"} if source.stem.endswith("_gpu") else {}
         document = {
-            "benchmark": source.stem.removesuffix("_gpu"),
+            "benchmark": re.sub("_(gpu|taught)$", "", source.stem),
             "cases": [case],
             "growth": growth,
             "machine": machine,
@@ -55,7 +55,7 @@ def test_a_line_a_case_stands_between_the_marks(results, tmp_path):
     assert page.endswith("after\n")
     assert "old" not in page
     assert "| [rank](benchmarks/rank.py) | some work | items/s | 2 | 30 | 15 | 50% |" in page
-    assert "\n- A processor, 2 cores, 24 GiB: filter, cluster," in page
+    assert "\n- A processor, 2 cores, 24 GiB: filter, cluster, quantize, collisions, corpus, train, rank, serve" in page
     assert "\n- A processor, 2 cores, 24 GiB, A GPU: train, rank\n" in page
     for script in re.findall(r"\]\((benchmarks/.*?)\)", page):
         assert (ROOT / script).is_file()
