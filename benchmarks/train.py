@@ -168,7 +168,8 @@ def our_rate(where: Where, work: Work, steps: int) -> float:
     start = time.perf_counter()
     training.epoch(0, batches, batches)
     seconds = time.perf_counter() - start
-    return sum(int(corpus.firsts.diff()[rows].sum()) for step in batches for rows in step) / seconds
+    samples_each = corpus.firsts.diff()
+    return sum(int(samples_each[rows].sum()) for step in batches for rows in step) / seconds
 
 
 def peer_rate(where: Where, work: Work, steps: int) -> float:

@@ -91,7 +91,7 @@ def world() -> Callable[..., World]:
         further = np.random.default_rng(1).integers(-1, items, (count, taught)).astype(np.int32)
 
         def told(split: str) -> pl.DataFrame:
-            more = further if split == "train" and taught else None
+            more = further if split == "train" else None
             tables = samples(interactions, codes, vocabulary, split=split, max_history=4, taught=more)
             return pl.concat([table for _, table in tables])
 

@@ -64,7 +64,7 @@ def test_norms_and_biases_do_not_decay(positions, world, model):
     assert {decays[weight] for name, weight in named.items() if name not in free} == {SETTINGS.weight_decay}
 
 
-def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **changes):
+def trained(here, model, *, samples=None, sizes=WITH_DROPOUT, store=None, die_after=None, **changes):
     epochs = count(1)
 
     def on_epoch(_):
@@ -73,7 +73,7 @@ def trained(here, model, *, sizes=WITH_DROPOUT, store=None, die_after=None, **ch
 
     return fit(
         model(here, sizes=sizes),
-        here.samples(),
+        samples or here.samples(),
         validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
         here.tokens,
         vocabulary=here.vocabulary,
@@ -306,18 +306,17 @@ def test_a_trie_of_ids_that_are_not_there_is_an_error(world, model):
 def test_each_target_of_a_history_counts_as_a_sample(world, model, loss):
     """All sources in one batch are all samples in one batch, each with its own copy of its source."""
     here = world(users=20, taught=3)
-    samples = here.samples()
     together, alone = (
-        fit(
-            model(here, sizes=NO_DROPOUT),
-            each,
-            validation_on(here.valid, here.tokens, here.vocabulary.tasks, users=20),
-            here.tokens,
-            vocabulary=here.vocabulary,
-            settings=SETTINGS._replace(loss=loss, lambda_implicit=0.0, batch_size=len(each.source.lengths)),
-            accelerator=Accelerator(cpu=True),
+        trained(
+            here,
+            model,
+            samples=each,
+            sizes=NO_DROPOUT,
+            loss=loss,
+            lambda_implicit=0.0,
+            batch_size=len(each.source.lengths),
         )
-        for each in (samples, apart(samples))
+        for each in (here.samples(), apart(here.samples()))
     )
     assert together.history == [pytest.approx(row, rel=1e-4) for row in alone.history]
     assert together.history[-1]["train_loss"] < together.history[0]["train_loss"]

@@ -153,13 +153,12 @@ def gathered_samples(tables: Iterable[pl.DataFrame], gather: Callable[[], Gather
     """Return the samples of corpus tables, of which one is looked at at a time; what gather gives holds the tokens."""
     tokens, lengths = {name: gather() for name in LISTS}, {name: [np.zeros(1, np.int64)] for name in LISTS}
     items, tasks, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], dict[str, int]()
-    firsts = [np.zeros(0, np.int64)]
+    begins = [np.zeros(0, np.bool_)]
     for table in tables:
         if table.is_empty():
             continue
-        is_first = ~table["taught"]
-        firsts.append(np.flatnonzero(is_first) + sum(map(len, items)))
-        for name, lists in zip(LISTS, (table["source"].filter(is_first), table["target"]), strict=True):
+        begins.append(~table["taught"].to_numpy())
+        for name, lists in zip(LISTS, (table["source"].filter(begins[-1]), table["target"]), strict=True):
             rows = rows_of(lists)
             lengths[name].append(rows.lengths.numpy())
             tokens[name].add(rows.values.numpy())
@@ -174,9 +173,15 @@ def gathered_samples(tables: Iterable[pl.DataFrame], gather: Callable[[], Gather
     told = [Task.parse(task).target for task in numbers]
     names = tuple(sorted(set(told)))
     places = np.array([names.index(name) for name in told], np.int64)[np.concatenate(tasks)]
-    own = np.concatenate(items)
-    starts = np.append(np.concatenate(firsts), len(own))
-    return Samples(source, torch.from_numpy(starts), target, torch.from_numpy(own), torch.from_numpy(places), names)
+    firsts = np.append(np.flatnonzero(np.concatenate(begins)), len(places))
+    return Samples(
+        source,
+        torch.from_numpy(firsts),
+        target,
+        torch.from_numpy(np.concatenate(items)),
+        torch.from_numpy(places),
+        names,
+    )
 
 
 def rows_of(lists: pl.Series) -> Rows:
@@ -212,12 +217,12 @@ def batches_by_length(lengths: Tensor, *, batch_size: int) -> list[Tensor]:
 
 
 def hide_modalities(source: Tensor, modalities: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
-    """Return source (B, T) with whole modalities of some samples turned into PAD, which no network looks at.
+    """Return source (B, T) with whole modalities of some sources turned into PAD, which no network looks at.
 
     modalities (V,) tells which modality 0, 1, ... each token is a code of, -1 where of none: END and task prefixes
     stay, and no token moves. MSCGRec (arXiv 2602.03713) masks whole modalities at random; with which probability, and
-    whether several at once, is not published. Here each modality of a sample is hidden where its draw from [0, 1) is
-    below share, but never the one with the highest draw: a sample keeps one at least, its only one always, and of k
+    whether several at once, is not published. Here each modality of a source is hidden where its draw from [0, 1) is
+    below share, but never the one with the highest draw: a source keeps one at least, its only one always, and of k
     modalities each is hidden with probability share - share^k / k. A share of 0 draws nothing.
     """
     if not share:
